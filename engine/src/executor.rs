@@ -1,0 +1,39 @@
+//! The one seam between real and simulated execution. Whoever executes owns time.
+
+use crate::sched::batch::Batch;
+use crate::units::{BatchId, Nanos};
+
+/// Runs batches through the stages and tells the time.
+pub trait Executor {
+    /// Time since the start of the trial.
+    fn now(&self) -> Nanos;
+
+    /// How many batches may be in flight: the number of pipeline stages.
+    fn depth(&self) -> u32;
+
+    /// Hands a batch to the first stage; returns at once (the executor's own scheduling overhead, if it models
+    /// or spends any, has passed on its clock). The caller keeps batches in flight <= depth.
+    fn submit(&mut self, batch: &Batch);
+
+    /// Waits until a batch has left the last stage, or the first stage can take another batch, or the clock reaches `until`.
+    /// Completed batches come in the order submitted.
+    fn wait(&mut self, until: Nanos) -> Event;
+}
+
+/// What `wait` saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A batch left the last stage at `end`; it entered the first stage at `start`.
+    Completed {
+        /// Which.
+        batch: BatchId,
+        /// When its first stage began.
+        start: Nanos,
+        /// When its last stage ended.
+        end: Nanos,
+    },
+    /// The first stage is free for another batch while earlier ones are in flight.
+    StageFree,
+    /// The clock reached `until`.
+    TimeReached,
+}

@@ -1,0 +1,5 @@
+//! Serving engine and simulator of Chariot; see ARCHITECTURE.md for the map.
+
+pub mod executor;
+pub mod sched;
+pub mod units;

@@ -1,0 +1,3 @@
+//! Pipelines to plans to processes; see ARCHITECTURE.md for the map.
+
+pub mod step;
