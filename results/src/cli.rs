@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::columns::is_reading;
 use crate::error::Result;
 use crate::files::publish_json;
-use crate::{judge, predicate, report, summary};
+use crate::{figure, judge, predicate, report, summary};
 
 /// Summaries, verdicts, figures, claim checks and comparisons from the records of trials.
 #[derive(Debug, Parser)]
@@ -50,6 +50,21 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Utf8PathBuf,
     },
+    /// Draw a figure: NAME.svg, NAME.png, NAME.csv, NAME.json and NAME.txt.
+    #[command(
+        after_help = "Example:\n  chariot-results figure --spec figure.json --out figures --name figure-8a"
+    )]
+    Figure {
+        /// What to draw: see docs/formats.md.
+        #[arg(long, value_name = "FILE")]
+        spec: Utf8PathBuf,
+        /// Directory for the figure's files.
+        #[arg(long, value_name = "DIR")]
+        out: Utf8PathBuf,
+        /// Their name without extension.
+        #[arg(long)]
+        name: String,
+    },
 }
 
 /// Runs the tool on the process's arguments.
@@ -87,6 +102,7 @@ fn run(command: &Command) -> Result<()> {
             let predicates = slo.iter().map(|text| predicate::parse(text)).collect::<Result<Vec<_>>>()?;
             publish_json(out, &judge::judge(trial, &predicates)?)
         }
+        Command::Figure { spec, out, name } => print(&figure::figure(spec, out, name)?),
     }
 }
 

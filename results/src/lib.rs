@@ -1,10 +1,16 @@
 //! Summaries, figures and claim checks from the raw records of Chariot's trials.
 //!
 //! `cli -> {figure, report, compare, check, judge} -> summary -> metric -> records -> columns`. Depends on no other crate of ours.
+pub mod axis;
+pub mod capacity;
+pub mod chart;
 pub mod cli;
 pub mod columns;
+pub mod csv;
 pub mod error;
+pub mod figure;
 pub mod files;
+pub mod font;
 pub mod judge;
 pub mod metric;
 pub mod predicate;
@@ -12,5 +18,7 @@ pub mod quantile;
 pub mod records;
 pub mod report;
 pub mod series;
+pub mod spec;
 pub mod statistics;
 pub mod summary;
+pub mod svg;
