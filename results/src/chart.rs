@@ -97,10 +97,13 @@ impl Frame {
 pub fn draw(chart: &Chart, font: &Font) -> String {
     let width = page_width(chart);
     let mut svg = Svg::new(width);
-    let mut y = MARGIN + TITLE.size;
-    svg.text((MARGIN, y), Anchor::Start, TITLE, false, &chart.title);
-    y += 17.0;
-    svg.text((MARGIN, y), Anchor::Start, SUBTITLE, false, &chart.subtitle);
+    let mut y = MARGIN - 3.0;
+    for (style, text) in [(TITLE, &chart.title), (SUBTITLE, &chart.subtitle)] {
+        for line in wrap(font, style, text, width - 2.0 * MARGIN) {
+            y += 17.0;
+            svg.text((MARGIN, y), Anchor::Start, style, false, &line);
+        }
+    }
     y = legend(&mut svg, chart, font, y + 13.0, width);
     let titled = chart.panels.iter().any(|panel| !panel.title.is_empty());
     let top = y + if titled { 22.0 } else { 10.0 };

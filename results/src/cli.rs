@@ -7,9 +7,9 @@ use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::columns::is_reading;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::publish_json;
-use crate::{figure, judge, predicate, report, summary};
+use crate::{check, compare, figure, judge, predicate, report, summary};
 
 /// Summaries, verdicts, figures, claim checks and comparisons from the records of trials.
 #[derive(Debug, Parser)]
@@ -65,6 +65,34 @@ enum Command {
         #[arg(long)]
         name: String,
     },
+    /// Hold published claims against figures' CSVs: NAME.json, NAME.md and NAME.txt.
+    #[command(after_help = "Example:\n  chariot-results check --spec check.json --out claims --name claims")]
+    Check {
+        /// The claims: see docs/formats.md.
+        #[arg(long, value_name = "FILE")]
+        spec: Utf8PathBuf,
+        /// Directory for the files.
+        #[arg(long, value_name = "DIR")]
+        out: Utf8PathBuf,
+        /// Their name without extension.
+        #[arg(long)]
+        name: String,
+    },
+    /// Compare two summaries or two figures' JSON; exit 1 if a number changed by more than the tolerance.
+    #[command(
+        after_help = "Example:\n  chariot-results compare --baseline old/summary.json --now new/summary.json --tolerance 5%"
+    )]
+    Compare {
+        /// The file to compare with.
+        #[arg(long, value_name = "FILE")]
+        baseline: Utf8PathBuf,
+        /// The file to judge.
+        #[arg(long, value_name = "FILE")]
+        now: Utf8PathBuf,
+        /// Largest relative change that is accepted, such as 5% or 0.05.
+        #[arg(long, value_parser = compare::parse_tolerance)]
+        tolerance: f64,
+    },
 }
 
 /// Runs the tool on the process's arguments.
@@ -103,6 +131,16 @@ fn run(command: &Command) -> Result<()> {
             publish_json(out, &judge::judge(trial, &predicates)?)
         }
         Command::Figure { spec, out, name } => print(&figure::figure(spec, out, name)?),
+        Command::Check { spec, out, name } => print(&check::check(spec, out, name)?),
+        Command::Compare { baseline, now, tolerance } => {
+            let (text, within) = compare::compare(baseline, now, *tolerance)?;
+            print(&text)?;
+            if within {
+                Ok(())
+            } else {
+                Err(Error::FellShort("a number changed by more than the tolerance".into()))
+            }
+        }
     }
 }
 

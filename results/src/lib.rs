@@ -4,8 +4,10 @@
 pub mod axis;
 pub mod capacity;
 pub mod chart;
+pub mod check;
 pub mod cli;
 pub mod columns;
+pub mod compare;
 pub mod csv;
 pub mod error;
 pub mod figure;
