@@ -1,7 +1,5 @@
 //! Published claims against the numbers that came out, as they are. Knows CSVs and the provenance beside them; tunes nothing.
 
-use std::collections::BTreeMap;
-
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
@@ -137,14 +135,15 @@ fn find(claim: &Claim) -> Result<Finding> {
     let ratios: Vec<Ratio> = numerators
         .iter()
         .filter_map(|(at, numerator)| {
-            denominators.get(at).map(|denominator| ratio(at.clone(), numerator, denominator))
+            let (_, denominator) = denominators.iter().find(|(other, _)| other == at)?;
+            Some(ratio(at.clone(), numerator, denominator))
         })
         .collect();
     let got = match (&claim.over, ratios.as_slice()) {
         (_, []) => {
-            return Err(
-                bad("expected rows for both parts of the ratio, found none that share a value".into()),
-            );
+            return Err(bad(
+                "expected rows for both parts of the ratio, found none that share a value".into()
+            ));
         }
         (None, [ratio]) => ratio.clone(),
         _ => median(&ratios),
@@ -172,12 +171,11 @@ fn provenance(csv: &Utf8Path) -> Result<String> {
 /// Value, low, high.
 type Triple = [f64; 3];
 
-/// The rows that satisfy `wanted`, by their value of `over`.
-fn select(
-    csv: &Csv,
-    claim: &Claim,
-    wanted: &Labels,
-) -> std::result::Result<BTreeMap<Option<String>, Triple>, String> {
+/// A row's value of `over`, and its numbers.
+type Selected = (Option<String>, Triple);
+
+/// The rows that satisfy `wanted`, in the CSV's order.
+fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<Selected>, String> {
     let column = |name: &str| {
         let near = || hint(name, csv.header.iter().map(String::as_str));
         csv.column(name)
@@ -190,7 +188,7 @@ fn select(
         .iter()
         .map(|(name, label)| Ok((column(name)?, label.0.as_str())))
         .collect::<std::result::Result<Vec<_>, String>>()?;
-    let mut found = BTreeMap::new();
+    let mut found: Vec<Selected> = Vec::new();
     for (index, row) in csv.rows.iter().enumerate() {
         if !equalities.iter().all(|(column, label)| row[*column] == *label) {
             continue;
@@ -202,9 +200,11 @@ fn select(
             })
         };
         let triple = [number(value)?, number(low)?, number(high)?];
-        if found.insert(over.map(|column| row[column].clone()), triple).is_some() {
+        let at = over.map(|column| row[column].clone());
+        if found.iter().any(|(other, _)| *other == at) {
             return Err(format!("expected one row where {}, found several", describe(wanted)));
         }
+        found.push((at, triple));
     }
     if found.is_empty() {
         return Err(format!("expected a row where {} in {}, found none", describe(wanted), claim.csv));

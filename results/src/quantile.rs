@@ -35,9 +35,15 @@ fn position(n: usize, q: f64) -> (usize, f64) {
     (lower, at - lower as f64)
 }
 
-/// Between `a` and `b` at `t`, from the nearer end, so that `t = 1` gives `b` exactly.
+/// Between `a` and `b` at `t`, from the nearer end, so that `t = 1` gives `b` exactly; `b` may be infinite where `t` is 0.
 fn lerp(a: f64, b: f64, t: f64) -> f64 {
-    if t < 0.5 { a + (b - a) * t } else { b - (b - a) * (1.0 - t) }
+    if t == 0.0 {
+        a
+    } else if t < 0.5 {
+        a + (b - a) * t
+    } else {
+        b - (b - a) * (1.0 - t)
+    }
 }
 
 /// The quantile `q` in [0, 1] of unordered values by linear interpolation; `None` of nothing. Reorders the values; linear time.
@@ -114,6 +120,7 @@ mod tests {
         }
         assert_eq!(quantile(&mut [1.0, 2.0, 3.0, 4.0], 0.5), Some(2.5));
         assert_eq!(quantile(&mut [7i64], 0.99), Some(7.0));
+        assert_eq!(quantile(&mut [1.0, f64::INFINITY, 3.0], 0.5), Some(3.0));
         assert_eq!(quantile::<f64>(&mut [], 0.5), None);
         assert_eq!(moments(&[2i64, 4, 4, 4, 5, 5, 7, 9]), Some((5.0, 2.0)));
         assert_eq!(moments::<f64>(&[]), None);
