@@ -83,7 +83,7 @@ impl Figure {
             let summary: Summary = read_json(&row.file)?;
             settings.push(setting(&summary.trial));
             let mut of_row = Vec::new();
-            for metric in &spec.metrics {
+            for metric in spec.metrics.iter().chain(&spec.table) {
                 let (unit, point) = summary_point(row, metric, &summary, spec.scale.unit.as_deref())?;
                 if let Some(other) = units.replace(unit.clone()).filter(|other| *other != unit) {
                     return Err(Error::file(
@@ -95,7 +95,12 @@ impl Figure {
             }
             points.push(of_row);
         }
-        let panels = spec.metrics.iter().map(|m| m.label.clone().unwrap_or_else(|| key(m))).collect();
+        let panels = spec
+            .metrics
+            .iter()
+            .chain(&spec.table)
+            .map(|m| m.label.clone().unwrap_or_else(|| key(m)))
+            .collect();
         settings.dedup();
         let setting = if settings.len() == 1 { settings.remove(0) } else { None };
         Ok(Self { unit: units.unwrap_or_default(), points, panels, setting, central_searches: 0, spec })
@@ -186,6 +191,7 @@ impl Figure {
     /// What is drawn.
     pub fn chart(&self) -> Chart {
         let (groups, series) = (self.groups(), self.series());
+        let drawn = self.spec.metrics.len().max(1);
         let panel = |index: usize, title: &String| Panel {
             title: title.clone(),
             bars: groups
@@ -205,7 +211,13 @@ impl Figure {
             axis: self.spec.scale.axis,
             series: self.names(&series),
             groups: self.names(&groups),
-            panels: self.panels.iter().enumerate().map(|(index, title)| panel(index, title)).collect(),
+            panels: self
+                .panels
+                .iter()
+                .take(drawn)
+                .enumerate()
+                .map(|(index, title)| panel(index, title))
+                .collect(),
         }
     }
 

@@ -58,6 +58,9 @@ pub struct FigureSpec {
     /// One panel each.
     #[serde(default)]
     pub metrics: Vec<MetricSpec>,
+    /// Further numbers for the table, the CSV and the JSON, not drawn.
+    #[serde(default)]
+    pub table: Vec<MetricSpec>,
     /// Unit and axis.
     #[serde(default)]
     pub scale: Scale,
@@ -137,6 +140,9 @@ impl FigureSpec {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
+        if self.source == Source::Capacity && !self.table.is_empty() {
+            return Err("expected no `table` with `source: capacity`".into());
+        }
         match (self.source, self.metrics.is_empty()) {
             (Source::Summary, true) => {
                 return Err("expected `metrics` with at least one metric, found none".into());

@@ -113,13 +113,19 @@ fn summaries(dir: &Utf8Path) -> Value {
 #[test]
 fn a_latency_figure_scales_and_carries_the_band() {
     let (_guard, dir) = directory();
-    drawn(&dir, &summaries(&dir)).unwrap();
+    let mut spec = summaries(&dir);
+    spec["table"] = json!([{"metric": "tbt", "quantile": "p50", "label": "median TBT"}]);
+    drawn(&dir, &spec).unwrap();
+    assert!(!read(&dir.join("out/fig.svg")).contains("median TBT"), "in the table alone");
+    assert!(read(&dir.join("out/fig.txt")).contains("median TBT"));
     expect![[r#"
         parallel,batch,arm,metric,value_ms,low_ms,high_ms
         tp8,8,x,ttft_p50,3000,3000,3000
         tp8,8,x,ttft_max,15000,15000,15000
+        tp8,8,x,tbt_p50,2000,2000,2000
         pp2,8,x,ttft_p50,3000,1500,3000
         pp2,8,x,ttft_max,15000,15000,15000
+        pp2,8,x,tbt_p50,2000,2000,2000
     "#]]
     .assert_eq(&read(&dir.join("out/fig.csv")));
     assert!(read(&dir.join("out/fig.svg")).contains("simulated · falcon-180b on two-nodes"));
@@ -142,7 +148,7 @@ fn says_what_is_wrong_with_a_figure() {
         .assert_eq(&wrong(&|s| s["x"] = json!("batches")));
     expect!["DIR/figure.json: rows[1]: expected one row a bar, found another for the bar of rows[0]"]
         .assert_eq(&wrong(&|s| s["rows"][1] = s["rows"][0].clone()));
-    expect!["DIR/figure.json: unknown field `titel`, expected one of `format`, `kind`, `source`, `title`, `x`, `series`, `x_label`, `y_label`, `x_order`, `series_order`, `names`, `metrics`, `scale`, `rows`"].assert_eq(&wrong(&|s| s["titel"] = json!("x")));
+    expect!["DIR/figure.json: unknown field `titel`, expected one of `format`, `kind`, `source`, `title`, `x`, `series`, `x_label`, `y_label`, `x_order`, `series_order`, `names`, `metrics`, `table`, `scale`, `rows`"].assert_eq(&wrong(&|s| s["titel"] = json!("x")));
     expect!["nowhere.json: expected a file, found none"]
         .assert_eq(&wrong(&|s| s["rows"][0]["file"] = json!("nowhere.json")));
 }
