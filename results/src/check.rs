@@ -1,0 +1,334 @@
+//! Published claims against the numbers that came out, as they are. Knows CSVs and the provenance beside them; tunes nothing.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
+
+use crate::csv::Csv;
+use crate::error::{Error, Result, hint};
+use crate::files::{FORMAT, publish, publish_json, read_json, read_json_value};
+use crate::quantile::quantile;
+use crate::report;
+use crate::spec::Labels;
+
+/// `check.json`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckSpec {
+    #[serde(rename = "format")]
+    _format: u64,
+    claims: Vec<Claim>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    name: String,
+    source: String,
+    csv: Utf8PathBuf,
+    value: String,
+    numerator: Labels,
+    denominator: Labels,
+    #[serde(default)]
+    over: Option<String>,
+    published: f64,
+    tolerance: f64,
+}
+
+/// How a claim fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    /// Within the tolerance of what was published.
+    #[serde(rename = "reproduced")]
+    Reproduced,
+    /// On the same side of 1.
+    #[serde(rename = "direction only")]
+    DirectionOnly,
+    /// Neither.
+    #[serde(rename = "not reproduced")]
+    NotReproduced,
+}
+
+impl Verdict {
+    /// Of a ratio; `None` is a ratio without bound, the denominator being 0.
+    pub fn of(got: Option<f64>, published: f64, tolerance: f64) -> Self {
+        let side = |ratio: f64| ratio.partial_cmp(&1.0);
+        match got {
+            Some(got) if (got / published - 1.0).abs() <= tolerance => Self::Reproduced,
+            got if side(got.unwrap_or(f64::INFINITY)) == side(published) => Self::DirectionOnly,
+            _ => Self::NotReproduced,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Reproduced => "reproduced",
+            Self::DirectionOnly => "direction only",
+            Self::NotReproduced => "not reproduced",
+        }
+    }
+}
+
+/// A ratio and what it may be when both its parts move over their error bars, independently.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ratio {
+    /// The value of `over`, if the claim is over several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Absent where the denominator is 0: without bound.
+    pub value: Option<f64>,
+    /// Lowest numerator over highest denominator.
+    pub low: Option<f64>,
+    /// Highest numerator over lowest denominator; absent where that is 0.
+    pub high: Option<f64>,
+}
+
+/// One claim and what came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// What is claimed.
+    pub name: String,
+    /// Where.
+    pub source: String,
+    /// Simulated or measured.
+    pub provenance: String,
+    /// The published ratio.
+    pub published: f64,
+    /// Relative tolerance.
+    pub tolerance: f64,
+    /// What came out: the ratio, or the median of `ratios`.
+    pub got: Ratio,
+    /// How it fared.
+    pub verdict: Verdict,
+    /// One for each value of `over`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ratios: Vec<Ratio>,
+}
+
+/// Checks the claims of a specification, publishes NAME.json, NAME.md and NAME.txt; gives the printed table.
+pub fn check(spec_path: &Utf8Path, out: &Utf8Path, name: &str) -> Result<String> {
+    let spec: CheckSpec = read_json(spec_path)?;
+    let findings = spec.claims.iter().map(find).collect::<Result<Vec<_>>>()?;
+    let mut words: Vec<&str> = findings.iter().map(|f| f.provenance.as_str()).collect();
+    words.sort_unstable();
+    words.dedup();
+    let provenance = words.join(" and ");
+    let text = table(&findings, &provenance);
+    publish(&out.join(format!("{name}.txt")), text.as_bytes())?;
+    publish(&out.join(format!("{name}.md")), markdown(&findings, &provenance).as_bytes())?;
+    let json = serde_json::json!({ "format": FORMAT, "kind": "check", "provenance": provenance, "claims": findings });
+    publish_json(&out.join(format!("{name}.json")), &json)?;
+    Ok(text)
+}
+
+fn find(claim: &Claim) -> Result<Finding> {
+    let bad = |message: String| Error::Input(format!("claim `{}`: {message}", claim.name));
+    if !(claim.published > 0.0 && claim.tolerance >= 0.0) {
+        return Err(bad(format!(
+            "expected published > 0 and tolerance >= 0, found {} and {}",
+            claim.published, claim.tolerance
+        )));
+    }
+    let csv = Csv::read(&claim.csv)?;
+    let provenance = provenance(&claim.csv)?;
+    let numerators = select(&csv, claim, &claim.numerator).map_err(bad)?;
+    let denominators = select(&csv, claim, &claim.denominator).map_err(bad)?;
+    let ratios: Vec<Ratio> = numerators
+        .iter()
+        .filter_map(|(at, numerator)| {
+            let (_, denominator) = denominators.iter().find(|(other, _)| other == at)?;
+            Some(ratio(at.clone(), numerator, denominator))
+        })
+        .collect();
+    let got = match (&claim.over, ratios.as_slice()) {
+        (_, []) => {
+            return Err(bad(
+                "expected rows for both parts of the ratio, found none that share a value".into()
+            ));
+        }
+        (None, [ratio]) => ratio.clone(),
+        _ => median(&ratios),
+    };
+    Ok(Finding {
+        name: claim.name.clone(),
+        source: claim.source.clone(),
+        provenance,
+        published: claim.published,
+        tolerance: claim.tolerance,
+        verdict: Verdict::of(got.value, claim.published, claim.tolerance),
+        got,
+        ratios: if claim.over.is_some() { ratios } else { Vec::new() },
+    })
+}
+
+/// The figure's JSON beside its CSV says whether the numbers are simulated.
+fn provenance(csv: &Utf8Path) -> Result<String> {
+    let beside = csv.with_extension("json");
+    let value = read_json_value(&beside)?;
+    let word = value.get("provenance").and_then(serde_json::Value::as_str);
+    word.map(str::to_owned).ok_or_else(|| Error::file(&beside, "expected `provenance`, found none"))
+}
+
+/// Value, low, high.
+type Triple = [f64; 3];
+
+/// A row's value of `over`, and its numbers.
+type Selected = (Option<String>, Triple);
+
+/// The rows that satisfy `wanted`, in the CSV's order.
+fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<Selected>, String> {
+    let column = |name: &str| {
+        let near = || hint(name, csv.header.iter().map(String::as_str));
+        csv.column(name)
+            .ok_or_else(|| format!("expected a column `{name}` in {}, found none{}", claim.csv, near()))
+    };
+    let value = column(&claim.value)?;
+    let [low, high] = ["low", "high"].map(|end| csv.column(&beside(&claim.value, end)).unwrap_or(value));
+    let over = claim.over.as_deref().map(column).transpose()?;
+    let equalities = wanted
+        .iter()
+        .map(|(name, label)| Ok((column(name)?, label.0.as_str())))
+        .collect::<std::result::Result<Vec<_>, String>>()?;
+    let mut found: Vec<Selected> = Vec::new();
+    for (index, row) in csv.rows.iter().enumerate() {
+        if !equalities.iter().all(|(column, label)| row[*column] == *label) {
+            continue;
+        }
+        let number = |column: usize| {
+            let value: Option<f64> = row[column].parse().ok().filter(|v: &f64| v.is_finite() && *v >= 0.0);
+            value.ok_or_else(|| {
+                format!("row {} of {}: expected a number >= 0, found `{}`", index + 1, claim.csv, row[column])
+            })
+        };
+        let triple = [number(value)?, number(low)?, number(high)?];
+        let at = over.map(|column| row[column].clone());
+        if found.iter().any(|(other, _)| *other == at) {
+            return Err(format!("expected one row where {}, found several", describe(wanted)));
+        }
+        found.push((at, triple));
+    }
+    if found.is_empty() {
+        return Err(format!("expected a row where {} in {}, found none", describe(wanted), claim.csv));
+    }
+    Ok(found)
+}
+
+/// `low_ms` beside `value_ms`, `low_qps` beside `capacity_qps`.
+fn beside(value: &str, end: &str) -> String {
+    value.split_once('_').map_or_else(|| end.to_owned(), |(_, unit)| format!("{end}_{unit}"))
+}
+
+fn describe(wanted: &Labels) -> String {
+    wanted.iter().map(|(name, label)| format!("{name} = {}", label.0)).collect::<Vec<_>>().join(" and ")
+}
+
+fn ratio(at: Option<String>, numerator: &Triple, denominator: &Triple) -> Ratio {
+    let over = |a: f64, b: f64| (b > 0.0).then(|| a / b);
+    Ratio {
+        at,
+        value: over(numerator[0], denominator[0]),
+        low: over(numerator[1], denominator[2]),
+        high: over(numerator[2], denominator[1]),
+    }
+}
+
+/// Medians of the ratios, of their lows and of their highs; a ratio without bound counts as larger than all.
+fn median(ratios: &[Ratio]) -> Ratio {
+    let of = |pick: fn(&Ratio) -> Option<f64>| {
+        let mut values: Vec<f64> = ratios.iter().map(|r| pick(r).unwrap_or(f64::INFINITY)).collect();
+        quantile(&mut values, 0.5).filter(|v| v.is_finite())
+    };
+    Ratio { at: None, value: of(|r| r.value), low: of(|r| r.low), high: of(|r| r.high) }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "unbounded".to_owned(), |v| format!("{v:.2}"))
+}
+
+fn got(ratio: &Ratio) -> String {
+    if ratio.low == ratio.high {
+        return number(ratio.value);
+    }
+    format!("{} [{}..{}]", number(ratio.value), number(ratio.low), number(ratio.high))
+}
+
+const MEANING: &str = "In brackets: the ratio when both parts move over their error bars, each on its own.";
+
+fn cells(finding: &Finding) -> [String; 5] {
+    let published = format!("{} ± {:.0} %", finding.published, finding.tolerance * 100.0);
+    [
+        finding.name.clone(),
+        published,
+        got(&finding.got),
+        finding.verdict.words().to_owned(),
+        finding.source.clone(),
+    ]
+}
+
+fn header(provenance: &str) -> [String; 5] {
+    ["claim".into(), "published".into(), format!("got ({provenance})"), "verdict".into(), "source".into()]
+}
+
+fn table(findings: &[Finding], provenance: &str) -> String {
+    let mut rows = report::table(header(provenance).into(), 5);
+    for finding in findings {
+        rows.add_row(cells(finding));
+        for each in &finding.ratios {
+            rows.add_row([format!("  at {}", each.at.as_deref().unwrap_or("")), String::new(), got(each)]);
+        }
+    }
+    format!("Published claims and what came out ({provenance})\n\n{}\n{MEANING}\n", report::text(&rows))
+}
+
+fn markdown(findings: &[Finding], provenance: &str) -> String {
+    let line =
+        |cells: [String; 5]| format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+    let mut text = format!("# Published claims and what came out ({provenance})\n\n");
+    text.push_str(&line(header(provenance)));
+    text.push_str("|---|---|---|---|---|\n");
+    for finding in findings {
+        text.push_str(&line(cells(finding)));
+    }
+    for finding in findings.iter().filter(|f| !f.ratios.is_empty()) {
+        let each = finding.ratios.iter().map(|r| format!("{}: {}", r.at.as_deref().unwrap_or(""), got(r)));
+        text.push_str(&format!(
+            "\n{} ({}): {}.\n",
+            finding.name,
+            finding.provenance,
+            each.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    text.push_str(&format!("\n{MEANING}\n"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_keep_to_the_side_of_one() {
+        for (got, published, expected) in [
+            (Some(3.6), 3.6, Verdict::Reproduced),
+            (Some(2.9), 3.6, Verdict::Reproduced),
+            (Some(2.8), 3.6, Verdict::DirectionOnly),
+            (Some(40.0), 3.6, Verdict::DirectionOnly),
+            (Some(1.0), 3.6, Verdict::NotReproduced),
+            (Some(0.5), 3.6, Verdict::NotReproduced),
+            (Some(0.3), 0.5, Verdict::DirectionOnly),
+            (None, 3.6, Verdict::DirectionOnly),
+            (None, 0.5, Verdict::NotReproduced),
+        ] {
+            assert_eq!(Verdict::of(got, published, 0.2), expected, "{got:?} of {published}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_takes_the_widest_interval() {
+        let r = ratio(None, &[4.0, 3.0, 6.0], &[2.0, 1.0, 3.0]);
+        assert_eq!((r.value, r.low, r.high), (Some(2.0), Some(1.0), Some(6.0)));
+        let r = ratio(None, &[4.0, 3.0, 6.0], &[0.0, 0.0, 3.0]);
+        assert_eq!((r.value, r.low, r.high), (None, Some(1.0), None));
+        let all = median(&[ratio(None, &[1.0; 3], &[1.0; 3]), r, ratio(None, &[3.0; 3], &[1.0; 3])]);
+        assert_eq!((all.value, all.low, all.high), (Some(3.0), Some(1.0), Some(3.0)));
+    }
+}
