@@ -1,3 +1,7 @@
 //! Pipelines to plans to processes; see ARCHITECTURE.md for the map.
 
+pub mod facts;
+pub mod graph;
+pub mod process;
+pub mod resources;
 pub mod step;
