@@ -4,4 +4,5 @@ pub mod facts;
 pub mod graph;
 pub mod process;
 pub mod resources;
+pub mod search;
 pub mod step;
