@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use globset::GlobBuilder;
-use petgraph::algo::{tarjan_scc, toposort};
+use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::step::{ActionTemplate, Source, Step, StepId, Steps, Work};
@@ -76,8 +76,10 @@ impl Graph {
                 needed_by[dep.0 as usize].push(StepId(index as u32));
             }
         }
-        let order = toposort(&dag, None).map_err(|_| cycle_error(&dag, &steps, &needs))?;
-        let order = order.into_iter().map(|node| StepId(node.index() as u32)).collect();
+        let order = sorted(&needs, &needed_by);
+        if order.len() < steps.len() {
+            return Err(cycle_error(&dag, &steps, &needs));
+        }
         Ok(Self { pipeline, steps, order, needs, needed_by })
     }
 
@@ -203,6 +205,23 @@ fn action_needs(action: &ActionTemplate, found: &mut BTreeSet<StepId>) {
         Source::Output { step, .. } => Some(*step),
         Source::File(_) | Source::Inline(_) => None,
     }));
+}
+
+/// Every step after those it needs, and otherwise as declared; steps of a cycle are left out.
+fn sorted(needs: &[Vec<StepId>], needed_by: &[Vec<StepId>]) -> Vec<StepId> {
+    let mut missing: Vec<usize> = needs.iter().map(Vec::len).collect();
+    let mut free: BTreeSet<usize> = (0..needs.len()).filter(|index| missing[*index] == 0).collect();
+    let mut order = Vec::with_capacity(needs.len());
+    while let Some(index) = free.pop_first() {
+        order.push(StepId(index as u32));
+        for next in &needed_by[index] {
+            missing[next.0 as usize] -= 1;
+            if missing[next.0 as usize] == 0 {
+                free.insert(next.0 as usize);
+            }
+        }
+    }
+    order
 }
 
 /// Walks needs from a step of a cycle until one comes again.

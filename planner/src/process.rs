@@ -125,9 +125,10 @@ async fn sleep(timeout: Option<Duration>) {
 
 /// Waits until at least `level` is asked for; for ever if nobody can ask any more.
 async fn wait_for(stop: &mut watch::Receiver<Stop>, level: Stop) -> Stop {
-    match stop.wait_for(|asked| *asked >= level).await {
-        Ok(asked) => *asked,
-        Err(_) => std::future::pending().await,
+    let asked = stop.wait_for(|asked| *asked >= level).await.ok().map(|asked| *asked);
+    match asked {
+        Some(asked) => asked,
+        None => std::future::pending().await,
     }
 }
 

@@ -64,7 +64,7 @@ fn a_target_names_a_step_and_all_below_it() {
         "p/lat",
         expect![[r#"
             p/lat/tp8-b8/summary p/lat/tp8-b8 p/lat/tp4-b8
-            needs p/lat/tp4-b8 p/lat/tp8-b8 p/lat/tp8-b8/summary"#]],
+            needs p/lat/tp8-b8 p/lat/tp8-b8/summary p/lat/tp4-b8"#]],
     );
 }
 
@@ -74,7 +74,7 @@ fn a_target_takes_what_it_needs() {
         "p/fig",
         expect![[r#"
             p/fig
-            needs p/lat/tp4-b8 p/lat/tp8-b8 p/lat/tp8-b8/summary p/fig"#]],
+            needs p/lat/tp8-b8 p/lat/tp8-b8/summary p/lat/tp4-b8 p/fig"#]],
     );
 }
 
