@@ -17,46 +17,46 @@ use chariot::session::{self, Options, SessionError, Summary};
 use chariot::step::{ActionTemplate, Location, Resources, Source, Step, StepId, Steps, Tool, Work};
 
 /// One slot, stop at the first failure, take what is at hand.
-pub const PLAIN: Options = Options { jobs: 1, gpus: 0, keep_going: false, force: false };
+pub(crate) const PLAIN: Options = Options { jobs: 1, gpus: 0, keep_going: false, force: false };
 
 /// A project that is gone when dropped.
-pub struct Rig {
+pub(crate) struct Rig {
     _temp: tempfile::TempDir,
-    pub root: Utf8PathBuf,
+    pub(crate) root: Utf8PathBuf,
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
         let root = Utf8PathBuf::from_path_buf(temp.path().canonicalize().unwrap()).unwrap();
         fs_err::create_dir(root.join("pipelines")).unwrap();
         Self { _temp: temp, root }
     }
 
-    pub fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.root.join(path);
         fs_err::create_dir_all(path.parent().unwrap()).unwrap();
         fs_err::write(path, text).unwrap();
     }
 
-    pub fn read(&self, path: &str) -> String {
+    pub(crate) fn read(&self, path: &str) -> String {
         fs_err::read_to_string(self.root.join(path)).unwrap_or_default()
     }
 
     /// How often commands were executed: each appends a line to a file outside of its directory.
-    pub fn executions(&self) -> Vec<String> {
+    pub(crate) fn executions(&self) -> Vec<String> {
         self.read("executions").lines().map(str::to_owned).collect()
     }
 
-    pub fn forget_executions(&self) {
+    pub(crate) fn forget_executions(&self) {
         fs_err::write(self.root.join("executions"), "").unwrap();
     }
 
-    pub fn project(&self) -> Project {
+    pub(crate) fn project(&self) -> Project {
         Project::open(&self.root).unwrap()
     }
 
-    pub fn try_run(
+    pub(crate) fn try_run(
         &self,
         steps: &Steps,
         targets: &[&str],
@@ -70,12 +70,12 @@ impl Rig {
         session::run(&project, &graph, &targets, options, &mut history, &mut Silent)
     }
 
-    pub fn run(&self, steps: &Steps) -> Summary {
+    pub(crate) fn run(&self, steps: &Steps) -> Summary {
         self.try_run(steps, &["p"], PLAIN).unwrap()
     }
 
     /// Why each step of the pipeline would run: address and reason.
-    pub fn why(&self, steps: &Steps) -> Vec<(String, String)> {
+    pub(crate) fn why(&self, steps: &Steps) -> Vec<(String, String)> {
         let project = self.project();
         let graph = Graph::new(steps.clone()).unwrap();
         let history = History::read(project.store.root()).unwrap();
@@ -96,14 +96,14 @@ impl Rig {
     }
 
     /// Every file in `out/` with its content.
-    pub fn out(&self) -> BTreeMap<Utf8PathBuf, Vec<u8>> {
+    pub(crate) fn out(&self) -> BTreeMap<Utf8PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         collect(&self.root.join("out"), &mut files);
         files
     }
 
     /// A shell command that notes its execution and writes `o`.
-    pub fn step(&self, index: u32, name: &str, script: &str, inputs: &[(&str, Source)]) -> Step {
+    pub(crate) fn step(&self, index: u32, name: &str, script: &str, inputs: &[(&str, Source)]) -> Step {
         let noted = format!("echo {name} >> {}/executions; {script}", self.root);
         Step {
             address: format!("p/{name}"),
@@ -143,17 +143,17 @@ fn collect(dir: &Utf8Path, files: &mut BTreeMap<Utf8PathBuf, Vec<u8>>) {
 }
 
 /// The output `o` of a step.
-pub fn made_by(step: u32) -> Source {
+pub(crate) fn made_by(step: u32) -> Source {
     Source::Output { step: StepId(step), path: "o".into() }
 }
 
 /// A pipeline `p`.
-pub fn steps(steps: Vec<Step>) -> Steps {
+pub(crate) fn steps(steps: Vec<Step>) -> Steps {
     Steps { pipeline: "p".to_owned(), steps }
 }
 
 /// The action of a step.
-pub fn action(step: &mut Step) -> &mut ActionTemplate {
+pub(crate) fn action(step: &mut Step) -> &mut ActionTemplate {
     match &mut step.work {
         Work::Action(action) => action,
         Work::Search(_) => panic!("expected an action, found a search"),
