@@ -105,7 +105,7 @@ impl<'de> SeqAccess<'de> for SpannedAccess<'_> {
 /// Why decoding failed, gathering its place and path on the way out.
 #[derive(Debug)]
 pub struct DecodeError {
-    mistake: Mistake,
+    mistake: Box<Mistake>,
     placed: bool,
     /// An unknown name and the names that would do.
     names: Option<(String, Vec<&'static str>, &'static str)>,
@@ -117,7 +117,7 @@ const NOWHERE: Span = Span { source: SourceId(0), start: 0, end: 0 };
 
 impl DecodeError {
     fn at(span: Span, title: String) -> Self {
-        Self { mistake: Mistake::new(span, title), placed: true, names: None, path: Vec::new() }
+        Self { mistake: Box::new(Mistake::new(span, title)), placed: true, names: None, path: Vec::new() }
     }
 
     /// The error at `node`, unless it already has a place.
@@ -125,7 +125,7 @@ impl DecodeError {
         if !self.placed {
             self = self.or_span(node.span);
             if let Some(origin) = node.origin {
-                self.mistake = self.mistake.also(origin, "the value comes from here");
+                self.mistake.also = Some(Box::new((origin, "the value comes from here".to_owned())));
             }
         }
         self
@@ -140,7 +140,8 @@ impl DecodeError {
     }
 
     fn into_mistake(self, at: Span) -> Mistake {
-        let Self { mut mistake, mut path, names, .. } = self.or_span(at);
+        let Self { mistake, mut path, names, .. } = self.or_span(at);
+        let mut mistake = *mistake;
         if let Some((wrong, names, what)) = names {
             mistake = mistake.suggest(&wrong, what, names);
         }
@@ -165,7 +166,7 @@ impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let message = message.to_string();
         let (title, help) = message.split_once('\n').map_or((&*message, None), |(t, h)| (t, Some(h)));
-        let mut mistake = Mistake::new(NOWHERE, title);
+        let mut mistake = Box::new(Mistake::new(NOWHERE, title));
         mistake.help = help.map(str::to_owned);
         Self { mistake, placed: false, names: None, path: Vec::new() }
     }
@@ -341,7 +342,7 @@ impl<'de> Deserializer<'de> for Decoder<'_> {
             Some(Meaning::Null) | None => Err(self.expected("a string")),
             Some(_) => {
                 let mut error = self.expected("a string");
-                error.mistake = error.mistake.help("put it in quotes");
+                error.mistake.help = Some("put it in quotes".to_owned());
                 Err(error)
             }
         }

@@ -70,7 +70,7 @@ pub struct Mistake {
     /// Said at the caret; may be empty.
     pub label: String,
     /// A second place that matters, and what is there.
-    pub also: Option<(Span, String)>,
+    pub also: Option<Box<(Span, String)>>,
     /// Where in the document, or for which instance.
     pub note: Option<String>,
     /// The fix.
@@ -113,7 +113,7 @@ impl Mistake {
 
     /// With a second place.
     pub fn also(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.also = Some((span, label.into()));
+        self.also = Some(Box::new((span, label.into())));
         self
     }
 }
@@ -197,7 +197,7 @@ impl PipelineErrors {
             AnnotationKind::Primary.span(clamp(text, mistake.span)).label(non_empty(&mistake.label));
         let mut first = self.snippet(mistake.span.source).annotation(primary);
         let mut rest = Vec::new();
-        if let Some((span, label)) = &mistake.also {
+        if let Some((span, label)) = mistake.also.as_deref() {
             let context =
                 AnnotationKind::Context.span(clamp(self.sources.text(span.source), *span)).label(label);
             if span.source == mistake.span.source {
