@@ -2,12 +2,16 @@
 
 pub mod action;
 pub mod clock;
+pub mod decode;
+pub mod diagnostic;
 pub mod execute;
 pub mod explain;
 pub mod facts;
 pub mod graph;
 pub mod history;
 pub mod host;
+pub mod load;
+pub mod node;
 pub mod out_dir;
 pub mod plan;
 pub mod probes;
@@ -20,3 +24,4 @@ pub mod search;
 pub mod session;
 pub mod step;
 pub mod work_dir;
+pub mod yaml;
