@@ -57,6 +57,9 @@ pub struct Spanned<T> {
 
 const SPANNED: &str = "$spanned";
 
+/// Newtypes of this name take any scalar by its text, `8` and `true` too.
+pub const TEXT: &str = "$text";
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_tuple_struct(SPANNED, 4, SpannedVisitor(PhantomData))
@@ -361,10 +364,14 @@ impl<'de> Deserializer<'de> for Decoder<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        visitor.visit_newtype_struct(self).map_err(|e| e.or_at(self.node))
+        if name != TEXT {
+            return visitor.visit_newtype_struct(self).map_err(|e| e.or_at(self.node));
+        }
+        let text = self.node.text().ok_or_else(|| self.expected("a text or a number"))?;
+        visitor.visit_str(text)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
