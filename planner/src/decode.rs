@@ -40,7 +40,11 @@ pub fn decode<T: DeserializeOwned>(node: &Node, at: Span) -> Result<T, Vec<Mista
         Ok(value) if mistakes.is_empty() => Ok(value),
         Ok(_) => Err(mistakes),
         Err(error) => {
-            mistakes.push(error.into_mistake(at));
+            // A misspelt key is a missing key too; saying the former is enough.
+            let fix = error.missing.map(|key| format!("did you mean `{key}`?"));
+            if fix.is_none() || mistakes.iter().all(|m| m.help != fix) {
+                mistakes.push(error.into_mistake(at));
+            }
             Err(mistakes)
         }
     }
@@ -112,6 +116,8 @@ pub struct DecodeError {
     placed: bool,
     /// An unknown name and the names that would do.
     names: Option<(String, Vec<&'static str>, &'static str)>,
+    /// The key that is missing, if that is what is wrong.
+    missing: Option<&'static str>,
     /// Keys from the inside out.
     path: Vec<String>,
 }
@@ -120,7 +126,13 @@ const NOWHERE: Span = Span { source: SourceId(0), start: 0, end: 0 };
 
 impl DecodeError {
     fn at(span: Span, title: String) -> Self {
-        Self { mistake: Box::new(Mistake::new(span, title)), placed: true, names: None, path: Vec::new() }
+        Self {
+            mistake: Box::new(Mistake::new(span, title)),
+            placed: true,
+            names: None,
+            missing: None,
+            path: Vec::new(),
+        }
     }
 
     /// The error at `node`, unless it already has a place.
@@ -171,7 +183,7 @@ impl de::Error for DecodeError {
         let (title, help) = message.split_once('\n').map_or((&*message, None), |(t, h)| (t, Some(h)));
         let mut mistake = Box::new(Mistake::new(NOWHERE, title));
         mistake.help = help.map(str::to_owned);
-        Self { mistake, placed: false, names: None, path: Vec::new() }
+        Self { mistake, placed: false, names: None, missing: None, path: Vec::new() }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -195,7 +207,7 @@ impl de::Error for DecodeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::custom(format!("the key `{field}` is missing"))
+        Self { missing: Some(field), ..Self::custom(format!("the key `{field}` is missing")) }
     }
 }
 

@@ -142,7 +142,13 @@ fn axis(scope: &Scope<'_>, entry: &Entry) -> Result<Axis, Mistake> {
         }
     };
     if choices.is_empty() {
-        return Err(empty(entry.value.span, &format!("`{}` has no value, so the sweep is empty", entry.key)));
+        let mistake =
+            empty(entry.value.span, &format!("`{}` has no value, so the sweep is empty", entry.key));
+        return Err(if values.span == entry.value.span {
+            mistake
+        } else {
+            mistake.also(values.span, "given here")
+        });
     }
     unique(&entry.key, &choices)?;
     Ok(Axis { name: Rc::clone(&entry.key), span: entry.key_span, choices })
@@ -253,8 +259,8 @@ fn exclude(item: &Node, axes: &[Axis]) -> Result<Exclude, Mistake> {
 fn excluded_name(value: &Node, axis: &Axis) -> Result<Rc<str>, Mistake> {
     let found = value.text().and_then(|text| axis.choices.iter().find(|choice| choice.name == *text));
     found.map(|choice| Rc::clone(&choice.name)).ok_or_else(|| {
-        let text = value.text().map_or_else(String::new, |text| text.to_string());
-        Mistake::new(value.span, format!("`{}` never has the value {}", axis.name, value.describe())).suggest(
+        let text = value.text().map_or_else(|| value.describe(), |text| text.to_string());
+        Mistake::new(value.span, format!("`{}` never has the value `{text}`", axis.name)).suggest(
             &text,
             "values",
             axis.choices.iter().map(|c| &*c.name),

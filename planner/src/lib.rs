@@ -13,4 +13,5 @@ pub mod resolve;
 pub mod schema;
 pub mod scope;
 pub mod step;
+pub mod value;
 pub mod yaml;

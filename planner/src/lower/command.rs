@@ -7,9 +7,10 @@ use camino::Utf8PathBuf;
 use super::{output, step};
 use crate::decode::Spanned;
 use crate::diagnostic::Mistake;
-use crate::recipe::{Command, LocalPath, Recipe};
+use crate::recipe::{Band, Command, Recipe};
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Resources, Source, Step, Tool, Work};
+use crate::value::LocalPath;
 
 pub(super) fn command(site: &Site<'_>, recipe: &Command) -> Result<Step, Mistake> {
     let Some((tool, args)) = recipe.argv.value.split_first() else {
@@ -112,7 +113,7 @@ fn outputs_of(site: &Site<'_>) -> Vec<Vec<String>> {
         Recipe::Shard(_) => vec![listed(&["weights.json"])],
         Recipe::Trial(trial) => {
             let mut files = listed(&["records.parquet", "batches.parquet", "trial.json"]);
-            if trial.band == Some(crate::recipe::Band::All) {
+            if trial.band == Some(Band::All) {
                 files.extend(listed(&["records-low.parquet", "records-high.parquet"]));
             }
             if trial.trace == Some(true) {

@@ -9,9 +9,10 @@ use super::{FORMAT, json_input, output, own, step};
 use crate::decode::Spanned;
 use crate::diagnostic::Mistake;
 use crate::quantity::Statistic;
-use crate::recipe::{Axis, Check, Claim, Figure, FigureKind, Names, Recipe, Text, TimeUnit};
+use crate::recipe::{Axis, Check, Claim, Figure, FigureKind, Recipe, TimeUnit};
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Step, Work};
+use crate::value::{Names, Text};
 
 /// What a summary can be asked for: our own metrics, then the published artifact's, then those of batches.
 const METRICS: [&str; 33] = [
@@ -49,6 +50,10 @@ const METRICS: [&str; 33] = [
     "batch_execution_time",
     "inter_batch_delay",
 ];
+
+/// What a summary holds of each metric.
+const STATISTICS: [&str; 11] =
+    ["p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "mean", "std", "min", "max"];
 
 /// Where a figure's numbers come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,9 +173,9 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
     });
     match numbers {
         Numbers::Capacities => {
-            if let Some(metric) = recipe.metrics.iter().chain(&recipe.table).next() {
+            if let Some(metric) = recipe.metrics.first() {
                 return Err(Mistake::new(metric.span, "a capacity has one number and no metrics")
-                    .help("remove `metrics` and `table`"));
+                    .help("remove `metrics`"));
             }
         }
         Numbers::Trials => {
@@ -183,9 +188,6 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
             };
             let alike = recipe.metrics.iter().all(|m| m.value.metric == first.value.metric);
             spec["metrics"] = recipe.metrics.iter().map(|m| metric(m, alike)).collect::<Result<_, _>>()?;
-            if !recipe.table.is_empty() {
-                spec["table"] = recipe.table.iter().map(|m| metric(m, false)).collect::<Result<_, _>>()?;
-            }
             spec["scale"]["unit"] = json!(time_unit(recipe));
         }
     }
@@ -210,6 +212,10 @@ fn metric(statistic: &Spanned<Statistic>, alike: bool) -> Result<Value, Mistake>
     if !METRICS.contains(&metric.as_str()) {
         let unknown = Mistake::new(statistic.span, format!("unknown metric `{metric}`"));
         return Err(unknown.suggest(metric, "metrics", METRICS));
+    }
+    if !STATISTICS.contains(&quantile.as_str()) {
+        let mistake = Mistake::new(statistic.span, format!("a summary does not hold `{quantile}`"));
+        return Err(mistake.help(format!("it holds {}", STATISTICS.join(", "))));
     }
     let word = match quantile.as_str() {
         "p50" => "median".to_owned(),
@@ -321,8 +327,7 @@ fn measured(claim: &Claim, figure: &Figure, numbers: Numbers) -> Result<(String,
         }
         (Numbers::Trials, Some(wanted)) => {
             let column = |s: &Statistic| format!("{}_{}", s.metric, s.statistic);
-            let there: Vec<String> =
-                figure.metrics.iter().chain(&figure.table).map(|m| column(&m.value)).collect();
+            let there: Vec<String> = figure.metrics.iter().map(|m| column(&m.value)).collect();
             let name = column(&wanted.value);
             if !there.contains(&name) {
                 let unknown =

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::{FORMAT, json_input, output, own, step, weights_and_cluster};
 use crate::diagnostic::Mistake;
 use crate::recipe::{
-    Arrivals, Band, Capacity, Chunk, ChunkSchedule, Count, Lengths, Process, Scheduler, SearchBand, Serving,
-    Trial,
+    Arrivals, Band, Capacity, Chunk, ChunkSchedule, Lengths, Process, Scheduler, SearchBand, Serving, Trial,
 };
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Cutoff, RateTemplate, Rates, Repeat, SearchTemplate, Source, Step, Work};
+use crate::value::Count;
 
 /// The trial and, beside it, its summary.
 pub(super) fn trial(site: &Site<'_>, recipe: &Trial) -> Result<Vec<Step>, Mistake> {
