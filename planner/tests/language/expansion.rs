@@ -5,7 +5,7 @@ use chariot::load::load;
 use chariot::step::{Source, Work};
 use expect_test::{Expect, expect};
 
-use super::{addresses, compiled};
+use super::{addresses, compiled, root};
 
 /// The addresses that a sweep of a command gives.
 fn check(sweep: &str, expected: Expect) {
@@ -21,7 +21,9 @@ fn check(sweep: &str, expected: Expect) {
 #[test]
 fn sweeps() {
     check("    for: {a: [1, 2], b: [x, y]}\n", expect!["x/run/1-x x/run/1-y x/run/2-x x/run/2-y"]);
-    check("    for: {a: [1, 2], b: {x: {deep: 1}, y: 2}}\n", expect![[r#"
+    check(
+        "    for: {a: [1, 2], b: {x: {deep: 1}, y: 2}}\n",
+        expect![[r#"
         error: expected a text or a number, found a map
          --> pipelines/x.yaml:5:25
           |
@@ -31,7 +33,8 @@ fn sweeps() {
         7 |     for: {a: [1, 2], b: {x: {deep: 1}, y: 2}}
           |                             --------- the value comes from here
           |
-          = note: in `argv.2`, for `run/1-x`"#]]);
+          = note: in `argv.2`, for `run/1-x`"#]],
+    );
     check(
         "    for: {a: [1, 2], b: [x, y]}\n    name: b-${b}.${a}\n",
         expect!["x/run/b-x.1 x/run/b-y.1 x/run/b-x.2 x/run/b-y.2"],
@@ -168,7 +171,7 @@ targets:
 
 #[test]
 fn a_stop_of_hopeless_probes_is_a_cutoff() {
-    let text = fs_err::read_to_string(super::root().join("pipelines/figure-8.yaml")).unwrap();
+    let text = fs_err::read_to_string(root().join("pipelines/figure-8.yaml")).unwrap();
     let text = text.replace("    band: ends\n", "    early_stop: true\n");
     let steps = compiled(&text, &[]).unwrap();
     let search = steps.steps.iter().find_map(|s| match &s.work {
@@ -181,25 +184,37 @@ fn a_stop_of_hopeless_probes_is_a_cutoff() {
 
 #[test]
 fn expansion_is_deterministic() {
-    let text = fs_err::read_to_string(super::root().join("pipelines/figure-8.yaml")).unwrap();
+    let text = fs_err::read_to_string(root().join("pipelines/figure-8.yaml")).unwrap();
     assert_eq!(compiled(&text, &[]).unwrap(), compiled(&text, &[]).unwrap());
 }
 
 /// A project on disk with one pipeline.
-fn project(pipeline: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs_err::create_dir_all(folder.path().join("pipelines/platforms")).unwrap();
-    fs_err::write(folder.path().join("pipelines/platforms/mine.yaml"), "").unwrap();
-    fs_err::write(folder.path().join("pipelines/x.yaml"), pipeline).unwrap();
-    folder
+fn project(pipeline: &str) -> std::io::Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    fs_err::create_dir_all(folder.path().join("pipelines/platforms"))?;
+    fs_err::write(folder.path().join("pipelines/platforms/mine.yaml"), "")?;
+    fs_err::write(folder.path().join("pipelines/x.yaml"), pipeline)?;
+    Ok(folder)
 }
 
 fn loaded(pipeline: &str, name: &str) -> String {
-    let folder = project(pipeline);
-    match load(Utf8Path::from_path(folder.path()).unwrap(), name, &[]) {
+    let folder = project(pipeline).expect("a temporary folder can be written");
+    match load(Utf8Path::from_path(folder.path()).expect("UTF-8"), name, &[]) {
         Ok(steps) => addresses(&steps).join(" "),
         Err(errors) => errors.to_string(),
     }
+}
+
+#[test]
+fn the_examples_expand() {
+    let mut examples = 0;
+    for entry in fs_err::read_dir(root().join("pipelines/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs_err::read_to_string(&path).unwrap();
+        compiled(&text, &[]).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
+        examples += 1;
+    }
+    assert!(examples > 0);
 }
 
 #[test]

@@ -330,6 +330,10 @@ fn unknown_references() {
                = note: for `latency/tp2-8`
                = help: did you mean `weights/tp2`?"#]],
     );
+}
+
+#[test]
+fn references_to_the_wrong_thing() {
     let one = |weights: &str| {
         let text =
             RIGHT.replace("parallel: [tp2, pp2], batch", "batch").replace("weights/${parallel}", weights);
@@ -947,6 +951,10 @@ fn yaml() {
             2 | targets: {}
               |          ^^"#]],
     );
+}
+
+#[test]
+fn yaml_syntax() {
     check_text(
         "chariot: 1\ntargets: {a: *b}\n",
         &[],

@@ -104,7 +104,7 @@ fn aliases_cannot_grow_without_bound() {
     let mut text = "chariot: 1\nparams:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let before = format!("*a{}", level - 1);
-        let items = vec![before.as_str(); 10].join(", ");
+        let items = [before.as_str(); 10].join(", ");
         writeln!(text, "  a{level}: &a{level} [{items}]").expect("a string takes all");
     }
     text += "targets: {a: {recipe: cluster}}\n";
