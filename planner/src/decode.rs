@@ -265,8 +265,10 @@ impl<'a> Decoder<'a> {
         self.node.entries().ok_or_else(|| self.expected("a map"))
     }
 
-    /// Says each key that is not among `fields`; they are skipped afterwards, so that the rest is read too.
-    fn refuse_unknown(&self, entries: &[Entry], fields: &'static [&'static str]) {
+    /// Says each key that is not among `fields`, and whether there is one; they are skipped afterwards, so that the rest
+    /// is read too.
+    fn refuse_unknown(&self, entries: &[Entry], fields: &'static [&'static str]) -> bool {
+        let before = self.sink.borrow().len();
         for entry in entries {
             if !fields.contains(&&*entry.key) && self.hidden != Some(&entry.key) {
                 let error =
@@ -274,6 +276,7 @@ impl<'a> Decoder<'a> {
                 self.sink.borrow_mut().push(error.into_mistake(entry.key_span));
             }
         }
+        self.sink.borrow().len() > before
     }
 
     fn visit_entries<'de, V: Visitor<'de>>(
@@ -282,9 +285,7 @@ impl<'a> Decoder<'a> {
         fields: Option<&'static [&'static str]>,
     ) -> Result<V::Value, DecodeError> {
         let entries = self.entries()?;
-        if let Some(fields) = fields {
-            self.refuse_unknown(entries, fields);
-        }
+        let fields = fields.filter(|fields| self.refuse_unknown(entries, fields));
         let access = Entries { of: self, rest: entries.iter(), fields, value: None };
         visitor.visit_map(access).map_err(|e| e.or_span(self.at))
     }
@@ -488,6 +489,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 struct Entries<'a> {
     of: Decoder<'a>,
     rest: std::slice::Iter<'a, Entry>,
+    /// The keys to read where some are unknown; else all.
     fields: Option<&'static [&'static str]>,
     value: Option<&'a Entry>,
 }

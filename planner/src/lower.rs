@@ -124,7 +124,7 @@ fn output(step: StepId, path: impl Into<Utf8PathBuf>) -> Source {
 
 /// A JSON input, with a line break at its end so that it reads well in a terminal.
 fn json_input(value: &serde_json::Value) -> Source {
-    let mut bytes = format!("{value:#}").into_bytes();
+    let mut bytes = serde_json::to_vec_pretty(value).expect("a JSON value can always be written");
     bytes.push(b'\n');
     Source::Inline(bytes)
 }

@@ -28,6 +28,8 @@ pub struct Book<'a> {
     by_target: HashMap<&'a str, Range<usize>>,
     /// `target/instance` -> instance.
     by_name: HashMap<String, usize>,
+    /// Recipe -> its instances.
+    by_kind: BTreeMap<&'static str, Vec<usize>>,
     /// The first step of each instance.
     first_step: Vec<u32>,
     platform: Option<&'a Entry>,
@@ -56,6 +58,7 @@ impl<'a> Book<'a> {
     ) -> Self {
         let mut by_target: HashMap<&str, Range<usize>> = HashMap::new();
         let mut by_name = HashMap::with_capacity(instances.len());
+        let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         let mut first_step = Vec::with_capacity(instances.len());
         let mut next = 0;
         for (index, instance) in instances.iter().enumerate() {
@@ -64,6 +67,7 @@ impl<'a> Book<'a> {
             if let Some(name) = &instance.name {
                 by_name.insert(format!("{target}/{name}"), index);
             }
+            by_kind.entry(instance.recipe.kind()).or_default().push(index);
             first_step.push(next);
             next += steps_of(&instance.recipe);
         }
@@ -74,6 +78,7 @@ impl<'a> Book<'a> {
             instances,
             by_target,
             by_name,
+            by_kind,
             first_step,
             platform,
             presets,
@@ -129,10 +134,9 @@ impl<'a> Book<'a> {
 
     /// The only instance of recipe `kind`.
     pub fn only(&self, kind: &str, at: Span, key: &str) -> Result<Site<'_>, Mistake> {
-        let mut sites = self.sites().filter(|site| site.instance.recipe.kind() == kind);
-        match (sites.next(), sites.next()) {
-            (Some(site), None) => Ok(site),
-            (None, _) => Err(Mistake::new(at, format!("there is no target with `recipe: {kind}`"))
+        match self.of_kind(kind) {
+            [index] => Ok(self.site(*index)),
+            [] => Err(Mistake::new(at, format!("there is no target with `recipe: {kind}`"))
                 .help(format!("add one: `{kind}: {{recipe: {kind}}}`"))),
             _ => Err(Mistake::new(
                 at,
@@ -142,9 +146,13 @@ impl<'a> Book<'a> {
         }
     }
 
+    fn of_kind(&self, kind: &str) -> &[usize] {
+        self.by_kind.get(kind).map_or(&[], Vec::as_slice)
+    }
+
     fn names_of(&self, kind: &str) -> String {
-        let sites = self.sites().filter(|site| site.instance.recipe.kind() == kind);
-        let names: Vec<String> = sites.take(8).map(|site| format!("`{}`", site.short_name())).collect();
+        let sites = self.of_kind(kind).iter().take(8).map(|index| self.site(*index));
+        let names: Vec<String> = sites.map(|site| format!("`{}`", site.short_name())).collect();
         match names.is_empty() {
             true => format!("there is no target with `recipe: {kind}`"),
             false => format!("targets with `recipe: {kind}`: {}", names.join(", ")),

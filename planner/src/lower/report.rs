@@ -1,6 +1,6 @@
 //! Figures and checks: `chariot-results figure` and `check`, and the specifications they read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
@@ -228,13 +228,9 @@ fn metric(statistic: &Spanned<Statistic>, alike: bool) -> Result<Value, Mistake>
 
 /// The names of a variable's values, in the order of the rows.
 fn order(rows: &[Site<'_>], variable: &str) -> Vec<String> {
-    let mut order: Vec<String> = Vec::new();
-    for name in rows.iter().filter_map(|row| row.label(variable)) {
-        if !order.iter().any(|seen| seen == name) {
-            order.push(name.to_owned());
-        }
-    }
-    order
+    let mut seen = BTreeSet::new();
+    let names = rows.iter().filter_map(|row| row.label(variable));
+    names.filter(|name| seen.insert(*name)).map(str::to_owned).collect()
 }
 
 pub(super) fn check(site: &Site<'_>, recipe: &Check) -> Result<Step, Mistake> {
