@@ -40,7 +40,11 @@ pub fn decode<T: DeserializeOwned>(node: &Node, at: Span) -> Result<T, Vec<Mista
         Ok(value) if mistakes.is_empty() => Ok(value),
         Ok(_) => Err(mistakes),
         Err(error) => {
-            mistakes.push(error.into_mistake(at));
+            // A misspelt key is a missing key too; saying the former is enough.
+            let fix = error.missing.map(|key| format!("did you mean `{key}`?"));
+            if fix.is_none() || mistakes.iter().all(|m| m.help != fix) {
+                mistakes.push(error.into_mistake(at));
+            }
             Err(mistakes)
         }
     }
@@ -56,6 +60,9 @@ pub struct Spanned<T> {
 }
 
 const SPANNED: &str = "$spanned";
+
+/// Newtypes of this name take any scalar by its text, `8` and `true` too.
+pub const TEXT: &str = "$text";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -109,6 +116,8 @@ pub struct DecodeError {
     placed: bool,
     /// An unknown name and the names that would do.
     names: Option<(String, Vec<&'static str>, &'static str)>,
+    /// The key that is missing, if that is what is wrong.
+    missing: Option<&'static str>,
     /// Keys from the inside out.
     path: Vec<String>,
 }
@@ -117,7 +126,13 @@ const NOWHERE: Span = Span { source: SourceId(0), start: 0, end: 0 };
 
 impl DecodeError {
     fn at(span: Span, title: String) -> Self {
-        Self { mistake: Box::new(Mistake::new(span, title)), placed: true, names: None, path: Vec::new() }
+        Self {
+            mistake: Box::new(Mistake::new(span, title)),
+            placed: true,
+            names: None,
+            missing: None,
+            path: Vec::new(),
+        }
     }
 
     /// The error at `node`, unless it already has a place.
@@ -168,7 +183,7 @@ impl de::Error for DecodeError {
         let (title, help) = message.split_once('\n').map_or((&*message, None), |(t, h)| (t, Some(h)));
         let mut mistake = Box::new(Mistake::new(NOWHERE, title));
         mistake.help = help.map(str::to_owned);
-        Self { mistake, placed: false, names: None, path: Vec::new() }
+        Self { mistake, placed: false, names: None, missing: None, path: Vec::new() }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -192,7 +207,7 @@ impl de::Error for DecodeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::custom(format!("the key `{field}` is missing"))
+        Self { missing: Some(field), ..Self::custom(format!("the key `{field}` is missing")) }
     }
 }
 
@@ -250,8 +265,10 @@ impl<'a> Decoder<'a> {
         self.node.entries().ok_or_else(|| self.expected("a map"))
     }
 
-    /// Says each key that is not among `fields`; they are skipped afterwards, so that the rest is read too.
-    fn refuse_unknown(&self, entries: &[Entry], fields: &'static [&'static str]) {
+    /// Says each key that is not among `fields`, and whether there is one; they are skipped afterwards, so that the rest
+    /// is read too.
+    fn refuse_unknown(&self, entries: &[Entry], fields: &'static [&'static str]) -> bool {
+        let before = self.sink.borrow().len();
         for entry in entries {
             if !fields.contains(&&*entry.key) && self.hidden != Some(&entry.key) {
                 let error =
@@ -259,6 +276,7 @@ impl<'a> Decoder<'a> {
                 self.sink.borrow_mut().push(error.into_mistake(entry.key_span));
             }
         }
+        self.sink.borrow().len() > before
     }
 
     fn visit_entries<'de, V: Visitor<'de>>(
@@ -267,9 +285,7 @@ impl<'a> Decoder<'a> {
         fields: Option<&'static [&'static str]>,
     ) -> Result<V::Value, DecodeError> {
         let entries = self.entries()?;
-        if let Some(fields) = fields {
-            self.refuse_unknown(entries, fields);
-        }
+        let fields = fields.filter(|fields| self.refuse_unknown(entries, fields));
         let access = Entries { of: self, rest: entries.iter(), fields, value: None };
         visitor.visit_map(access).map_err(|e| e.or_span(self.at))
     }
@@ -361,10 +377,14 @@ impl<'de> Deserializer<'de> for Decoder<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        visitor.visit_newtype_struct(self).map_err(|e| e.or_at(self.node))
+        if name != TEXT {
+            return visitor.visit_newtype_struct(self).map_err(|e| e.or_at(self.node));
+        }
+        let text = self.node.text().ok_or_else(|| self.expected("a text or a number"))?;
+        visitor.visit_str(text)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -469,6 +489,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
 struct Entries<'a> {
     of: Decoder<'a>,
     rest: std::slice::Iter<'a, Entry>,
+    /// The keys to read where some are unknown; else all.
     fields: Option<&'static [&'static str]>,
     value: Option<&'a Entry>,
 }

@@ -149,10 +149,10 @@ pub struct PipelineErrors {
 }
 
 impl PipelineErrors {
-    /// `mistakes` in the order of their places, the same thing said once.
+    /// `mistakes` in the order of their places, one a place: the others are of further instances.
     pub fn new(sources: Sources, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|m| m.span);
-        mistakes.dedup_by(|a, b| a.span == b.span && a.title == b.title);
+        mistakes.dedup_by_key(|m| m.span);
         Self { sources, mistakes }
     }
 

@@ -161,7 +161,9 @@ impl Node {
     /// What it is, for messages: "the string `x`", "a list".
     pub fn describe(&self) -> String {
         match &self.value {
+            Value::List(items) if items.is_empty() => "an empty list".to_owned(),
             Value::List(_) => "a list".to_owned(),
+            Value::Map(entries) if entries.is_empty() => "an empty map".to_owned(),
             Value::Map(_) => "a map".to_owned(),
             Value::Scalar(scalar) => match scalar.meaning() {
                 Meaning::Null => "nothing".to_owned(),
