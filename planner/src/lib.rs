@@ -1,4 +1,36 @@
 //! Pipelines to plans to processes; see ARCHITECTURE.md for the map.
 
+pub mod action;
+pub mod clock;
+pub mod decode;
+pub mod diagnostic;
+pub mod execute;
+pub mod expand;
+pub mod explain;
+pub mod facts;
+pub mod graph;
+pub mod history;
+pub mod host;
+pub mod load;
+pub mod lower;
+pub mod node;
+pub mod out_dir;
+pub mod pipeline;
+pub mod plan;
+pub mod probes;
+pub mod process;
+pub mod progress;
+pub mod project;
+pub mod quantity;
+pub mod recipe;
+pub mod resolve;
+pub mod resources;
+pub mod schedule;
+pub mod schema;
+pub mod scope;
 pub mod search;
+pub mod session;
 pub mod step;
+pub mod value;
+pub mod work_dir;
+pub mod yaml;

@@ -1,0 +1,369 @@
+//! Figures and checks: `chariot-results figure` and `check`, and the specifications they read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use camino::Utf8PathBuf;
+use serde_json::{Value, json};
+
+use super::{FORMAT, json_input, output, own, step};
+use crate::decode::Spanned;
+use crate::diagnostic::Mistake;
+use crate::quantity::Statistic;
+use crate::recipe::{Axis, Check, Claim, Figure, FigureKind, Recipe, TimeUnit};
+use crate::resolve::Site;
+use crate::step::{ActionTemplate, Step, Work};
+use crate::value::{Names, Text};
+
+/// What a summary can be asked for: our own metrics, then the published artifact's, then those of batches.
+const METRICS: [&str; 33] = [
+    "ttft",
+    "tbt",
+    "tbt_decode_only",
+    "scheduling_delay",
+    "request_e2e_time",
+    "request_e2e_time_normalized",
+    "request_e2e_time_piecewise_normalized",
+    "request_scheduling_delay",
+    "request_execution_time",
+    "request_preemption_time",
+    "request_execution_plus_preemption_time",
+    "request_execution_plus_preemption_time_normalized",
+    "prefill_e2e_time",
+    "prefill_e2e_time_normalized",
+    "prefill_e2e_time_piecewise_normalized",
+    "prefill_time_execution_plus_preemption",
+    "prefill_time_execution_plus_preemption_normalized",
+    "decode_time_execution_plus_preemption_normalized",
+    "decode_token_execution_plus_preemption_time",
+    "request_inter_arrival_delay",
+    "request_num_tokens",
+    "request_num_prefill_tokens",
+    "request_num_decode_tokens",
+    "request_pd_ratio",
+    "request_num_restarts",
+    "request_num_pauses",
+    "request_num_ignored",
+    "batch_num_tokens",
+    "batch_num_prefill_tokens",
+    "batch_num_decode_tokens",
+    "batch_size",
+    "batch_execution_time",
+    "inter_batch_delay",
+];
+
+/// What a summary holds of each metric.
+const STATISTICS: [&str; 11] =
+    ["p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "mean", "std", "min", "max"];
+
+/// Where a figure's numbers come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    Trials,
+    Capacities,
+}
+
+pub(super) fn figure(site: &Site<'_>, recipe: &Figure) -> Result<Step, Mistake> {
+    let rows = sources(site, &recipe.from)?;
+    let numbers = numbers(&recipe.from, &rows)?;
+    one_row_a_bar(recipe, &rows)?;
+    let mut action = report(site, "figure", &["csv", "json", "png", "svg", "txt"]);
+    let mut listed = Vec::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let (part, file) = match numbers {
+            Numbers::Trials => (1, "summary.json"),
+            Numbers::Capacities => (0, "capacity.json"),
+        };
+        let path = format!("inputs/{index}/{file}");
+        let labels: BTreeMap<&str, &str> = row.instance.labels.iter().map(|(a, n)| (&**a, &**n)).collect();
+        listed.push(json!({"labels": labels, "file": path}));
+        action.inputs.insert(path.into(), output(row.step(part), file));
+    }
+    let mut spec = spec(recipe, &rows, numbers)?;
+    spec["rows"] = Value::Array(listed);
+    action.inputs.insert("figure.json".into(), json_input(&spec));
+    Ok(printed(site, "figure", action))
+}
+
+/// The action of a report: reads `WHAT.json`, writes `NAME.END` for each end.
+fn report(site: &Site<'_>, what: &str, ends: &[&str]) -> ActionTemplate {
+    let (name, spec) = (site.file_stem(), format!("{what}.json"));
+    let mut action = own("chariot-results", [what, "--spec", &spec, "--out", ".", "--name", &name]);
+    action.outputs = ends.iter().map(|end| Utf8PathBuf::from(format!("{name}.{end}"))).collect();
+    action
+}
+
+/// A report lies straight in `out/PIPELINE/`, and its text is printed at the end of a run.
+fn printed(site: &Site<'_>, kind: &'static str, action: ActionTemplate) -> Step {
+    let show = vec![Utf8PathBuf::from(format!("{}.txt", site.file_stem()))];
+    let place = Some(Utf8PathBuf::from(site.book.pipeline));
+    Step { place, show, ..step(site, kind, Work::Action(action)) }
+}
+
+fn sources<'a>(site: &Site<'a>, from: &Names) -> Result<Vec<Site<'a>>, Mistake> {
+    let mut rows: Vec<Site<'a>> = Vec::new();
+    for name in &from.0 {
+        rows.extend(site.book.all(name)?);
+    }
+    if rows.is_empty() { Err(site.mistake("expected `from` to name at least one target")) } else { Ok(rows) }
+}
+
+fn numbers(from: &Names, rows: &[Site<'_>]) -> Result<Numbers, Mistake> {
+    let span = from.0[0].span;
+    let kind = |site: &Site<'_>| match site.instance.recipe {
+        Recipe::Trial(_) => Ok(Numbers::Trials),
+        Recipe::Capacity(_) => Ok(Numbers::Capacities),
+        ref other => {
+            let title = format!(
+                "expected trials or capacities, found `{}` with `recipe: {}`",
+                site.short_name(),
+                other.kind()
+            );
+            Err(Mistake::new(span, title).also(site.target.span, "declared here"))
+        }
+    };
+    let first = kind(&rows[0])?;
+    for row in rows {
+        if kind(row)? != first {
+            return Err(Mistake::new(span, "expected trials alone or capacities alone, found both"));
+        }
+    }
+    Ok(first)
+}
+
+/// Every row has both variables, and no two rows make the same bar.
+fn one_row_a_bar(recipe: &Figure, rows: &[Site<'_>]) -> Result<(), Mistake> {
+    let mut bars: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    for row in rows {
+        let bar = (variable(row, &recipe.x.variable)?, variable(row, &recipe.series.variable)?);
+        if let Some(other) = bars.insert(bar, row.short_name()) {
+            let title = format!("`{other}` and `{}` would be the same bar", row.short_name());
+            return Err(Mistake::new(recipe.from.0[0].span, title)
+                .note(format!(
+                    "both have {} {} and {} {}",
+                    recipe.x.variable.value, bar.0, recipe.series.variable.value, bar.1
+                ))
+                .help("narrow `from` by a glob such as `target/*-strict`"));
+        }
+    }
+    Ok(())
+}
+
+fn variable<'a>(row: &Site<'a>, name: &Spanned<String>) -> Result<&'a str, Mistake> {
+    row.label(&name.value).ok_or_else(|| {
+        let title = format!("`{}` is no variable of `{}`", name.value, row.target.name);
+        let variables = row.instance.labels.iter().map(|(axis, _)| &**axis);
+        Mistake::new(name.span, title).suggest(&name.value, "variables", variables)
+    })
+}
+
+fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, Mistake> {
+    let mut spec = json!({
+        "format": FORMAT,
+        "kind": recipe.kind.unwrap_or(FigureKind::GroupedBars),
+        "source": match numbers { Numbers::Trials => "summary", Numbers::Capacities => "capacity" },
+        "title": recipe.title,
+        "x": recipe.x.variable.value,
+        "series": recipe.series.variable.value,
+        "x_label": recipe.x.label.as_ref().unwrap_or(&recipe.x.variable.value),
+        "y_label": y_label(recipe, numbers),
+        "x_order": order(rows, &recipe.x.variable.value),
+        "series_order": order(rows, &recipe.series.variable.value),
+        "names": names(recipe, rows)?,
+        "scale": {"axis": recipe.y.as_ref().and_then(|y| y.axis).unwrap_or(Axis::Linear)},
+    });
+    match numbers {
+        Numbers::Capacities => {
+            if let Some(metric) = recipe.metrics.first() {
+                return Err(Mistake::new(metric.span, "a capacity has one number and no metrics")
+                    .help("remove `metrics`"));
+            }
+        }
+        Numbers::Trials => {
+            let Some(first) = recipe.metrics.first() else {
+                return Err(Mistake::new(
+                    recipe.from.0[0].span,
+                    "the key `metrics` is missing: what is plotted of trials",
+                )
+                .help("add `metrics: [p50(tbt), p99(tbt)]`"));
+            };
+            let alike = recipe.metrics.iter().all(|m| m.value.metric == first.value.metric);
+            spec["metrics"] = recipe.metrics.iter().map(|m| metric(m, alike)).collect::<Result<_, _>>()?;
+            spec["scale"]["unit"] = json!(time_unit(recipe));
+        }
+    }
+    Ok(spec)
+}
+
+fn y_label(recipe: &Figure, numbers: Numbers) -> &str {
+    let default = match numbers {
+        Numbers::Trials => "time",
+        Numbers::Capacities => "capacity",
+    };
+    recipe.y.as_ref().and_then(|y| y.label.as_deref()).unwrap_or(default)
+}
+
+fn time_unit(recipe: &Figure) -> TimeUnit {
+    recipe.y.as_ref().and_then(|y| y.unit).unwrap_or(TimeUnit::S)
+}
+
+/// A metric of the specification; its label leaves the metric's name out where all panels show the same.
+fn metric(statistic: &Spanned<Statistic>, alike: bool) -> Result<Value, Mistake> {
+    let Statistic { statistic: quantile, metric } = &statistic.value;
+    if !METRICS.contains(&metric.as_str()) {
+        let unknown = Mistake::new(statistic.span, format!("unknown metric `{metric}`"));
+        return Err(unknown.suggest(metric, "metrics", METRICS));
+    }
+    if !STATISTICS.contains(&quantile.as_str()) {
+        let mistake = Mistake::new(statistic.span, format!("a summary does not hold `{quantile}`"));
+        return Err(mistake.help(format!("it holds {}", STATISTICS.join(", "))));
+    }
+    let word = match quantile.as_str() {
+        "p50" => "median".to_owned(),
+        quantile if quantile.starts_with('p') => quantile.to_uppercase(),
+        other => other.to_owned(),
+    };
+    let label = if alike { word } else { format!("{word} of {metric}") };
+    Ok(json!({"metric": metric, "quantile": quantile, "label": label}))
+}
+
+/// The names of a variable's values, in the order of the rows.
+fn order(rows: &[Site<'_>], variable: &str) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let names = rows.iter().filter_map(|row| row.label(variable));
+    names.filter(|name| seen.insert(*name)).map(str::to_owned).collect()
+}
+
+pub(super) fn check(site: &Site<'_>, recipe: &Check) -> Result<Step, Mistake> {
+    if recipe.claims.value.is_empty() {
+        return Err(Mistake::new(recipe.claims.span, "expected at least one claim, found none"));
+    }
+    let mut action = report(site, "check", &["json", "md", "txt"]);
+    let claims = recipe
+        .claims
+        .value
+        .iter()
+        .map(|c| claim(site, recipe, c, &mut action))
+        .collect::<Result<Vec<_>, _>>()?;
+    action.inputs.insert("check.json".into(), json_input(&json!({"format": FORMAT, "claims": claims})));
+    Ok(printed(site, "check", action))
+}
+
+fn claim(
+    site: &Site<'_>,
+    check: &Check,
+    claim: &Claim,
+    action: &mut ActionTemplate,
+) -> Result<Value, Mistake> {
+    let drawn = site.book.one_of(&claim.figure, "figure")?;
+    let Recipe::Figure(figure) = &drawn.instance.recipe else {
+        return Err(site.mistake("expected a figure"));
+    };
+    let rows = sources(&drawn, &figure.from)?;
+    let (value, metric) = measured(claim, figure, numbers(&figure.from, &rows)?)?;
+    let csv = format!("inputs/{}.csv", drawn.file_stem());
+    for end in ["csv", "json"] {
+        let file = format!("{}.{end}", drawn.file_stem());
+        action.inputs.insert(format!("inputs/{file}").into(), output(drawn.step(0), file));
+    }
+    let (ratio, sides) = ratio(claim, &rows)?;
+    let mut given = BTreeMap::new();
+    for (name, value) in &claim.given {
+        given.insert(name.clone(), chosen(&rows, &Spanned { value: name.clone(), span: value.span }, value)?);
+    }
+    let words = given.iter().map(|(name, value)| format!(", {name} {value}")).collect::<String>();
+    given.extend(metric.map(|metric| ("metric".to_owned(), metric)));
+    if let Some(each) = &claim.each {
+        variable(&rows[0], each)?;
+    }
+    let side = |value: &String| {
+        let own = std::iter::once((ratio.value.clone(), value.clone()));
+        given.clone().into_iter().chain(own).collect::<BTreeMap<_, _>>()
+    };
+    Ok(json!({
+        "name": claim.name.clone().unwrap_or_else(|| format!("{} / {}{words}", sides[0], sides[1])),
+        "source": claim.source.as_ref().unwrap_or(&check.source),
+        "csv": csv,
+        "value": value,
+        "numerator": side(&sides[0]),
+        "denominator": side(&sides[1]),
+        "over": claim.each.as_ref().map(|each| &each.value),
+        "published": claim.published.0,
+        "tolerance": claim.tolerance.unwrap_or(check.tolerance).fraction,
+    }))
+}
+
+/// The variable of a ratio and its two values.
+fn ratio(claim: &Claim, rows: &[Site<'_>]) -> Result<(Spanned<String>, [String; 2]), Mistake> {
+    let span = claim.ratio.span;
+    let mut variables = claim.ratio.value.iter();
+    let (Some((name, values)), None) = (variables.next(), variables.next()) else {
+        return Err(Mistake::new(span, format!("expected one variable, found {}", claim.ratio.value.len()))
+            .help("write `ratio: {variable: [value, value]}`"));
+    };
+    let [above, below] = &values.value[..] else {
+        return Err(Mistake::new(values.span, format!("expected two values, found {}", values.value.len()))
+            .help(format!("write `{name}: [above, below]`")));
+    };
+    let name = Spanned { value: name.clone(), span };
+    let sides = [chosen(rows, &name, above)?, chosen(rows, &name, below)?];
+    Ok((name, sides))
+}
+
+/// The CSV's column, and for trials the metric's name in it.
+fn measured(claim: &Claim, figure: &Figure, numbers: Numbers) -> Result<(String, Option<String>), Mistake> {
+    match (numbers, &claim.metric) {
+        (Numbers::Capacities, None) => Ok(("capacity_qps".to_owned(), None)),
+        (Numbers::Capacities, Some(metric)) => {
+            Err(Mistake::new(metric.span, "a capacity has one number and no metrics").help("remove `metric`"))
+        }
+        (Numbers::Trials, None) => {
+            let title =
+                format!("the key `metric` is missing: which of the numbers of `{}`", claim.figure.value);
+            Err(Mistake::new(claim.figure.span, title))
+        }
+        (Numbers::Trials, Some(wanted)) => {
+            let column = |s: &Statistic| format!("{}_{}", s.metric, s.statistic);
+            let there: Vec<String> = figure.metrics.iter().map(|m| column(&m.value)).collect();
+            let name = column(&wanted.value);
+            if !there.contains(&name) {
+                let unknown =
+                    Mistake::new(wanted.span, format!("`{}` does not hold `{name}`", claim.figure.value));
+                return Err(unknown.suggest(&name, "its numbers", there.iter().map(String::as_str)));
+            }
+            let unit = json!(time_unit(figure));
+            Ok((format!("value_{}", unit.as_str().unwrap_or_default()), Some(name)))
+        }
+    }
+}
+
+/// A value of a variable, which the figure must have.
+fn chosen(rows: &[Site<'_>], name: &Spanned<String>, value: &Spanned<Text>) -> Result<String, Mistake> {
+    variable(&rows[0], name)?;
+    let (name, wanted) = (&name.value, &value.value.0);
+    let there = order(rows, name);
+    if there.contains(wanted) {
+        return Ok(wanted.clone());
+    }
+    let unknown = Mistake::new(value.span, format!("`{name}` never has the value `{wanted}`"));
+    Err(unknown.suggest(wanted, "values", there.iter().map(String::as_str)))
+}
+
+/// What the figure calls the values of both variables.
+fn names(recipe: &Figure, rows: &[Site<'_>]) -> Result<BTreeMap<String, String>, Mistake> {
+    let mut names = BTreeMap::new();
+    for variable in [&recipe.x, &recipe.series] {
+        let there = order(rows, &variable.variable.value);
+        for (value, name) in &variable.names {
+            if !there.contains(value) {
+                let title = format!(
+                    "`{}` never has the value `{value}`, which `names` has a name for",
+                    variable.variable.value
+                );
+                let unknown = Mistake::new(variable.variable.span, title);
+                return Err(unknown.suggest(value, "values", there.iter().map(String::as_str)));
+            }
+            names.insert(value.clone(), name.0.clone());
+        }
+    }
+    Ok(names)
+}

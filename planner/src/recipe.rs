@@ -1,0 +1,87 @@
+//! The step kinds a target can have, as typed structs: what a pipeline may say, key by key. Knows no command line.
+//!
+//! The doc comments become the descriptions in `pipelines/schema.json`.
+
+mod command;
+mod report;
+mod serving;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::decode::Spanned;
+use crate::value::Count;
+
+pub use command::{Command, Occupies};
+pub use report::{Axis, Check, Claim, Figure, FigureKind, TimeUnit, Variable, Vertical};
+pub use serving::{
+    Arrivals, Band, Capacity, Chunk, ChunkSchedule, Compat, Lengths, Process, Rate, Scheduler, SearchBand,
+    Serving, Trial,
+};
+
+/// What a target does.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// Brings a platform up.
+    Cluster(Cluster),
+    /// Divides a model's weights over tensor-parallel ranks and pipeline stages.
+    Shard(Shard),
+    /// Runs one configuration at one load and summarises what was recorded.
+    Trial(Box<Trial>),
+    /// Searches for the highest rate at which an SLO holds.
+    Capacity(Box<Capacity>),
+    /// Draws a figure from trials or capacities.
+    Figure(Figure),
+    /// Compares published claims with what came out.
+    Check(Check),
+    /// Runs a command of your own.
+    Command(Command),
+}
+
+impl Recipe {
+    /// The name it has in a pipeline.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cluster(_) => "cluster",
+            Self::Shard(_) => "shard",
+            Self::Trial(_) => "trial",
+            Self::Capacity(_) => "capacity",
+            Self::Figure(_) => "figure",
+            Self::Check(_) => "check",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// Brings a platform up.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// A preset of `platforms/`, or a path. Default: the pipeline's `platform`.
+    pub platform: Option<Spanned<String>>,
+}
+
+/// Divides a model's weights over tensor-parallel ranks and pipeline stages.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shard {
+    /// A target with `recipe: cluster`. Default: the only one there is.
+    pub cluster: Option<Spanned<String>>,
+    /// A preset of `models/`, or the path of a preset or of a Hugging Face `config.json`.
+    pub model: Spanned<String>,
+    /// Over how many ranks and stages.
+    pub parallel: Parallel,
+}
+
+/// A hybrid of tensor and pipeline parallelism.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parallel {
+    /// Ranks that share each layer.
+    #[schemars(range(min = 1))]
+    pub tp: Count,
+    /// Stages that the layers are divided over.
+    #[schemars(range(min = 1))]
+    pub pp: Count,
+}

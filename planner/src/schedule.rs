@@ -1,0 +1,311 @@
+//! Which actions run when: a plan's wants, each once, under resource limits. Pure; the shell starts and reaps processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chariot_cache::Digest;
+
+use crate::action::Action;
+use crate::plan::{Look, Plan, View};
+use crate::resources::{Pool, TooManyGpus};
+use crate::step::{Resources, StepId, Work};
+
+/// How far ahead of a search its probes are run on idle processors.
+const AHEAD_MAX: usize = 8;
+
+/// An action that somebody wants, from then until its results are published.
+#[derive(Debug)]
+struct Job {
+    action: Arc<Action>,
+    phase: Phase,
+    /// Looked at again when it is over. Empty for a probe run ahead of its search.
+    waiters: BTreeSet<StepId>,
+    /// The search it was run ahead for.
+    ahead_of: Option<StepId>,
+    tries_left: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waits for resources.
+    Ready,
+    /// Runs, holding these.
+    Running(Resources),
+    /// Its process is over, its results are being stored.
+    Publishing,
+}
+
+/// The actions of a plan and what they occupy.
+#[derive(Debug)]
+pub struct Schedule<'g> {
+    /// What is done and what is not.
+    pub plan: Plan<'g>,
+    pool: Pool,
+    keep_going: bool,
+    halted: bool,
+    rank: BTreeMap<StepId, u32>,
+    to_look: BTreeSet<(u32, StepId)>,
+    jobs: BTreeMap<Digest, Job>,
+    ready: Vec<Digest>,
+    finished: Vec<StepId>,
+}
+
+/// Why scheduling cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ScheduleError<E: std::error::Error> {
+    /// The host's answer was an error.
+    #[error(transparent)]
+    View(E),
+    /// An action that this machine can never run.
+    #[error("`{address}`: {source}")]
+    TooManyGpus {
+        /// The action.
+        address: String,
+        /// How many, of how many.
+        source: TooManyGpus,
+    },
+    /// Results were stored and are not there.
+    #[error("the results of `{address}` were stored and are gone; is something else writing to .chariot?")]
+    Lost {
+        /// The action.
+        address: String,
+    },
+}
+
+impl<'g> Schedule<'g> {
+    /// A schedule of a plan on these resources. With `keep_going`, a failure stops only what needs the failed step.
+    pub fn new(plan: Plan<'g>, pool: Pool, keep_going: bool) -> Self {
+        let rank: BTreeMap<StepId, u32> = plan.needed().iter().copied().zip(0..).collect();
+        let to_look = rank.iter().map(|(id, rank)| (*rank, *id)).collect();
+        Self {
+            plan,
+            pool,
+            keep_going,
+            halted: false,
+            rank,
+            to_look,
+            jobs: BTreeMap::new(),
+            ready: Vec::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Looks at every step that may have become done or runnable.
+    pub fn settle<V: View>(&mut self, view: &mut V) -> Result<(), ScheduleError<V::Error>>
+    where
+        V::Error: std::error::Error,
+    {
+        while let Some((_, id)) = self.to_look.pop_first() {
+            if !self.plan.is_open(id) {
+                continue;
+            }
+            match self.plan.look(id, view).map_err(ScheduleError::View)? {
+                Look::Done(_) => {
+                    self.finished.push(id);
+                    self.wake(self.plan.graph().needed_by(id));
+                }
+                Look::Wants(actions) => actions.into_iter().try_for_each(|action| self.want(id, action))?,
+                Look::Waits(_) | Look::Failed => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn wake<'a>(&mut self, steps: impl IntoIterator<Item = &'a StepId>) {
+        for id in steps {
+            if let Some(rank) = self.rank.get(id) {
+                self.to_look.insert((*rank, *id));
+            }
+        }
+    }
+
+    fn want<E: std::error::Error>(&mut self, id: StepId, action: Action) -> Result<(), ScheduleError<E>> {
+        let key = action.key.digest;
+        if let Some(job) = self.jobs.get_mut(&key) {
+            job.waiters.insert(id);
+            return Ok(());
+        }
+        if self.plan.was_run(&key) {
+            return Err(ScheduleError::Lost { address: action.address });
+        }
+        if let Err(source) = self.pool.clamp(action.resources) {
+            return Err(ScheduleError::TooManyGpus { address: action.address, source });
+        }
+        self.insert(action, BTreeSet::from([id]), None);
+        Ok(())
+    }
+
+    fn insert(&mut self, action: Action, waiters: BTreeSet<StepId>, ahead_of: Option<StepId>) {
+        let key = action.key.digest;
+        let tries_left = action.retries;
+        let action = Arc::new(action);
+        self.jobs.insert(key, Job { action, phase: Phase::Ready, waiters, ahead_of, tries_left });
+        self.ready.push(key);
+    }
+
+    /// The actions to start now, in order.
+    pub fn start(&mut self) -> Vec<Arc<Action>> {
+        if self.halted {
+            return Vec::new();
+        }
+        let wanted: Vec<Resources> = self.ready.iter().map(|key| self.clamped(key)).collect();
+        let admitted = self.pool.admit(wanted.iter().copied());
+        let keys: Vec<Digest> = admitted.iter().map(|index| self.ready[*index]).collect();
+        let taken: BTreeSet<Digest> = keys.iter().copied().collect();
+        self.ready.retain(|key| !taken.contains(key));
+        let mut started = Vec::with_capacity(keys.len());
+        for (key, index) in keys.iter().zip(admitted) {
+            if let Some(job) = self.jobs.get_mut(key) {
+                job.phase = Phase::Running(wanted[index]);
+                started.push(Arc::clone(&job.action));
+            }
+        }
+        started
+    }
+
+    fn clamped(&self, key: &Digest) -> Resources {
+        let wanted = self.jobs[key].action.resources;
+        self.pool.clamp(wanted).expect("an action that cannot be run is refused when it is first wanted")
+    }
+
+    /// Queues probes that searches will probably ask for, if processors would be idle otherwise.
+    pub fn look_ahead<V: View>(&mut self, view: &mut V) -> Result<(), ScheduleError<V::Error>>
+    where
+        V::Error: std::error::Error,
+    {
+        let mut idle = self.pool.idle_cpus() as usize;
+        if self.halted || !self.ready.is_empty() || idle == 0 {
+            return Ok(());
+        }
+        for id in self.open_searches() {
+            if idle == 0 {
+                break;
+            }
+            for action in self.plan.ahead(id, AHEAD_MAX.min(idle + 1), view).map_err(ScheduleError::View)? {
+                let costs = action.resources.gpu > 0 || action.resources.exclusive;
+                let known =
+                    self.jobs.contains_key(&action.key.digest) || self.plan.was_run(&action.key.digest);
+                if idle > 0 && !costs && !known {
+                    self.insert(action, BTreeSet::new(), Some(id));
+                    idle -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything was queued ahead of its search.
+    pub fn has_ahead(&self) -> bool {
+        self.jobs.values().any(|job| job.waiters.is_empty())
+    }
+
+    /// Actions running ahead of a search that no longer will ask for them.
+    pub fn in_vain<V: View>(&self, view: &mut V) -> Result<Vec<Digest>, ScheduleError<V::Error>>
+    where
+        V::Error: std::error::Error,
+    {
+        let mut keep = BTreeSet::new();
+        let searches: BTreeSet<StepId> = self.jobs.values().filter_map(|job| job.ahead_of).collect();
+        for id in searches {
+            if self.plan.is_open(id) {
+                let ahead = self.plan.ahead(id, AHEAD_MAX, view).map_err(ScheduleError::View)?;
+                keep.extend(ahead.iter().map(|action| action.key.digest));
+            }
+        }
+        let vain = |(key, job): (&Digest, &Job)| {
+            (job.waiters.is_empty() && job.phase != Phase::Publishing && !keep.contains(key)).then_some(*key)
+        };
+        Ok(self.jobs.iter().filter_map(vain).collect())
+    }
+
+    fn open_searches(&self) -> Vec<StepId> {
+        let graph = self.plan.graph();
+        let is_search = |id: &StepId| matches!(graph.step(*id).work, Work::Search(_));
+        self.plan.needed().iter().copied().filter(|id| is_search(id) && self.plan.is_open(*id)).collect()
+    }
+
+    /// An action's process is over: what it occupied is free.
+    pub fn process_over(&mut self, key: &Digest) {
+        if let Some(job) = self.jobs.get_mut(key)
+            && let Phase::Running(taken) = job.phase
+        {
+            job.phase = Phase::Publishing;
+            self.pool.give(taken);
+        }
+    }
+
+    /// An action's results are in the store.
+    pub fn published(&mut self, key: &Digest) {
+        if let Some(job) = self.jobs.remove(key) {
+            self.plan.ran(*key);
+            self.wake(&job.waiters);
+        }
+    }
+
+    /// An action failed. `true`: it will be tried again.
+    pub fn retry(&mut self, key: &Digest) -> bool {
+        match self.jobs.get_mut(key) {
+            Some(job) if job.tries_left > 0 && !self.halted => {
+                job.tries_left -= 1;
+                self.again(key);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// An action failed for good. Returns whether anybody wanted it, and the steps that are lost with it.
+    pub fn failed(&mut self, key: &Digest) -> Option<Vec<StepId>> {
+        let job = self.jobs.remove(key)?;
+        if job.waiters.is_empty() {
+            return None;
+        }
+        self.halted |= !self.keep_going;
+        Some(job.waiters.iter().flat_map(|id| self.plan.fail(*id)).collect())
+    }
+
+    /// An action was stopped; it runs again if somebody came to want it meanwhile.
+    pub fn stopped(&mut self, key: &Digest) {
+        let wanted = self.jobs.get(key).is_some_and(|job| !job.waiters.is_empty());
+        if wanted && !self.halted {
+            self.again(key);
+        } else {
+            self.jobs.remove(key);
+        }
+    }
+
+    fn again(&mut self, key: &Digest) {
+        if let Some(job) = self.jobs.get_mut(key) {
+            job.phase = Phase::Ready;
+            self.ready.push(*key);
+        }
+    }
+
+    /// Drops what was queued ahead of its search and has not started.
+    pub fn drop_queued(&mut self, key: &Digest) -> bool {
+        let queued = self.jobs.get(key).is_some_and(|job| job.phase == Phase::Ready);
+        if queued {
+            self.jobs.remove(key);
+            self.ready.retain(|ready| ready != key);
+        }
+        queued
+    }
+
+    /// Starts nothing more.
+    pub fn halt(&mut self) {
+        self.halted = true;
+    }
+
+    /// Whether a step is still to be done and can be.
+    pub fn is_over(&self) -> bool {
+        self.halted || self.jobs.values().all(|job| job.waiters.is_empty())
+    }
+
+    /// Steps done since this was last asked.
+    pub fn finished(&mut self) -> Vec<StepId> {
+        std::mem::take(&mut self.finished)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use chariot_cache::Run;
+use proptest::prelude::*;
+
+use super::*;
+use crate::action::{Input, Origin, ToolFile};
+use crate::graph::Graph;
+use crate::plan::{Found, Made, PlanError};
+use crate::step::{ActionTemplate, Location, Source, Step, Steps, Tool};
+
+/// Results by key, in memory. Every action makes its own address.
+#[derive(Default)]
+struct Memory(BTreeMap<Digest, Found>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoError(#[from] PlanError);
+
+impl From<Infallible> for NoError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl View for Memory {
+    type Error = NoError;
+
+    fn resolve(
+        &mut self,
+        _: &Step,
+        address: String,
+        template: &ActionTemplate,
+        made: Made<'_>,
+    ) -> Result<Action, NoError> {
+        let tool = ToolFile { path: "/bin/true".into(), digest: Digest::of(b"tool") };
+        let input = |source: &Source| match source {
+            Source::Output { step, path } => made.output(*step, path).expect("only what is done is read"),
+            Source::File(_) | Source::Inline(_) => Digest::of(b"file"),
+        };
+        let inputs = template
+            .inputs
+            .iter()
+            .map(|(path, source)| (path.clone(), Input { digest: input(source), origin: Origin::Store }))
+            .collect();
+        Ok(Action::new(address, template, tool, inputs, &BTreeMap::new()))
+    }
+
+    fn lookup(&mut self, action: &Action) -> Result<Option<Found>, NoError> {
+        Ok(self.0.get(&action.key.digest).cloned())
+    }
+
+    fn read(&mut self, _: &Digest) -> Result<Vec<u8>, NoError> {
+        Ok(Vec::new())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<Digest, NoError> {
+        Ok(Digest::of(bytes))
+    }
+}
+
+impl Memory {
+    fn publish(&mut self, action: &Action) {
+        let run = Run {
+            tool: "true".to_owned(),
+            exit_code: 0,
+            wall_ns: 1,
+            finished_at: String::new(),
+            host: String::new(),
+        };
+        let outputs = BTreeMap::from([("o".into(), Digest::of(action.address.as_bytes()))]);
+        self.0.insert(action.key.digest, Found { key: action.key.digest, outputs, run });
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    needs: Vec<prop::sample::Index>,
+    resources: Resources,
+}
+
+fn dag() -> impl Strategy<Value = Vec<Node>> {
+    let resources = (0..4u32, 0..3u32, prop::bool::weighted(0.1));
+    let node = (prop::collection::vec(any::<prop::sample::Index>(), 0..4), resources).prop_map(
+        |(needs, (cpu, gpu, exclusive))| Node { needs, resources: Resources { cpu, gpu, exclusive } },
+    );
+    prop::collection::vec(node, 1..40)
+}
+
+/// Node `n` needs only nodes before it.
+fn graph(nodes: &[Node]) -> Graph {
+    let steps = nodes.iter().enumerate().map(|(index, node)| {
+        let needs = node.needs.iter().filter(|_| index > 0).map(|need| need.index(index.max(1)) as u32);
+        Step {
+            address: format!("p/{index}"),
+            kind: "command",
+            location: Location { file: "p.yaml".into(), line: 1, column: 1 },
+            work: Work::Action(ActionTemplate {
+                tool: Tool::User("true".to_owned()),
+                args: vec![index.to_string()],
+                env: BTreeMap::new(),
+                inputs: needs
+                    .map(|need| {
+                        (need.to_string().into(), Source::Output { step: StepId(need), path: "o".into() })
+                    })
+                    .collect(),
+                outputs: vec!["o".into()],
+                resources: node.resources,
+                timeout: None,
+                retries: 0,
+                facts: Vec::new(),
+                cutoff: None,
+            }),
+            place: None,
+            show: Vec::new(),
+        }
+    });
+    Graph::new(Steps { pipeline: "p".to_owned(), steps: steps.collect() }).unwrap()
+}
+
+/// Runs a schedule with processes that end in the order `picks` say; checks limits all the way. Returns what ran.
+fn drive(graph: &Graph, memory: &mut Memory, picks: &[usize], fails: impl Fn(&str) -> bool) -> Vec<String> {
+    let named = graph.select("p").unwrap();
+    let plan = Plan::new(graph, &named, BTreeSet::new());
+    let mut schedule = Schedule::new(plan, Pool::new(2, 2), true);
+    let mut running: Vec<Arc<Action>> = Vec::new();
+    let mut ran = Vec::new();
+    let mut picks = picks.iter().cycle();
+    loop {
+        schedule.settle(memory).unwrap();
+        running.extend(schedule.start());
+        check_limits(&running);
+        if running.is_empty() {
+            assert!(schedule.is_over());
+            return ran;
+        }
+        let action = running.swap_remove(picks.next().unwrap() % running.len());
+        ran.push(action.address.clone());
+        schedule.process_over(&action.key.digest);
+        if fails(&action.address) {
+            schedule.failed(&action.key.digest);
+        } else {
+            memory.publish(&action);
+            schedule.published(&action.key.digest);
+        }
+    }
+}
+
+fn check_limits(running: &[Arc<Action>]) {
+    let cpu: u32 = running.iter().map(|action| action.resources.cpu.min(2)).sum();
+    let gpu: u32 = running.iter().map(|action| action.resources.gpu).sum();
+    assert!(cpu <= 2 && gpu <= 2, "{cpu} CPU slots and {gpu} GPUs are taken");
+    assert!(running.len() <= 1 || running.iter().all(|action| !action.resources.exclusive));
+}
+
+proptest! {
+    #[test]
+    fn every_action_runs_once_after_what_it_needs(nodes in dag(), picks in prop::collection::vec(0..8usize, 1..20)) {
+        let graph = graph(&nodes);
+        let mut memory = Memory::default();
+        let ran = drive(&graph, &mut memory, &picks, |_| false);
+        prop_assert_eq!(ran.len(), nodes.len());
+        let at = |id: &StepId| ran.iter().position(|address| *address == graph.step(*id).address).unwrap();
+        for id in graph.order() {
+            for need in graph.needs(*id) {
+                prop_assert!(at(need) < at(id));
+            }
+        }
+        prop_assert_eq!(drive(&graph, &mut memory, &picks, |_| false), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_failure_loses_what_needs_it_and_nothing_else(nodes in dag(), picks in prop::collection::vec(0..8usize, 1..20), bad: prop::sample::Index) {
+        let graph = graph(&nodes);
+        let bad = format!("p/{}", bad.index(nodes.len()));
+        let mut memory = Memory::default();
+        let ran: BTreeSet<String> = drive(&graph, &mut memory, &picks, |address| address == bad).into_iter().collect();
+        for id in graph.order() {
+            let needs_bad = graph.with_needs(&BTreeSet::from([*id])).iter().any(|need| need != id && graph.step(*need).address == bad);
+            prop_assert_eq!(ran.contains(&graph.step(*id).address), !needs_bad);
+        }
+    }
+}
