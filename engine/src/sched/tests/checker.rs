@@ -121,7 +121,7 @@ impl Checker {
 
     fn check_chunk(&mut self, chunk: &Chunk) {
         let honest = self.scheduler.config().compat == Compat::Honest;
-        if !self.books[&chunk.seq].context.is_some() {
+        if self.books[&chunk.seq].context.is_none() {
             let oldest = self.books.values().find(|book| book.context.is_none()).unwrap().new.id;
             assert_eq!(chunk.seq, oldest, "an older sequence was overtaken");
         }
