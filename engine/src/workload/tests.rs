@@ -1,7 +1,7 @@
 //! Tests of the workload: published quantiles, common random numbers, the same bits everywhere, clear mistakes.
 
 use camino::Utf8Path;
-use expect_test::{Expect, expect};
+use expect_test::expect;
 
 use super::*;
 
