@@ -2,4 +2,7 @@
 
 pub mod executor;
 pub mod sched;
+pub mod shape;
+pub mod shard;
+pub mod sim;
 pub mod units;
