@@ -60,7 +60,7 @@ impl fmt::Display for Nanos {
 }
 
 /// Index of a sequence: requests are numbered 0, 1, ... in arrival order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SeqId(pub u32);
 

@@ -7,9 +7,9 @@ use crate::units::{BatchId, SeqId};
 pub struct Batch {
     /// Its number.
     pub id: BatchId,
-    /// One per sequence, in the order scheduled.
+    /// One per sequence, in the order scheduled: decodes, then prompts.
     pub chunks: Vec<Chunk>,
-    /// Sequences preempted to make room while this batch was formed; they hold no block any more.
+    /// Sequences preempted to make room since the previous batch was formed; they hold no block any more.
     pub preempted: Vec<SeqId>,
 }
 
