@@ -35,3 +35,16 @@ pub enum Event {
     /// The clock reached `until`.
     TimeReached,
 }
+
+/// One batch in one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageStay {
+    /// Which.
+    pub batch: BatchId,
+    /// Where, from 0.
+    pub stage: u32,
+    /// When it entered.
+    pub start: Nanos,
+    /// When it left.
+    pub end: Nanos,
+}

@@ -13,7 +13,7 @@ pub mod platform;
 
 use std::collections::VecDeque;
 
-use crate::executor::{Event, Executor};
+use crate::executor::{Event, Executor, StageStay};
 use crate::sched::batch::Batch;
 use crate::units::{BatchId, Nanos};
 
@@ -30,7 +30,7 @@ pub struct SimExecutor {
     in_flight: VecDeque<Flight>,
     /// Stage times of the batch being submitted.
     scratch: Vec<Nanos>,
-    spans: Option<Vec<StageSpan>>,
+    stays: Option<Vec<StageStay>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,19 +40,6 @@ struct Flight {
     /// Its outputs are back at the driver.
     back: Nanos,
     process: Nanos,
-}
-
-/// One batch in one stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StageSpan {
-    /// Which.
-    pub batch: BatchId,
-    /// Where, from 0.
-    pub stage: u32,
-    /// When it entered.
-    pub start: Nanos,
-    /// When it left.
-    pub end: Nanos,
 }
 
 impl SimExecutor {
@@ -65,19 +52,19 @@ impl SimExecutor {
             stage_free: vec![Nanos::ZERO; stages],
             in_flight: VecDeque::with_capacity(stages),
             scratch: Vec::with_capacity(stages),
-            spans: None,
+            stays: None,
         }
     }
 
     /// Keeps each batch's stay in each stage, for a timeline.
-    pub fn keep_spans(mut self) -> Self {
-        self.spans = Some(Vec::new());
+    pub fn keep_stays(mut self) -> Self {
+        self.stays = Some(Vec::new());
         self
     }
 
-    /// What `keep_spans` kept, in order of submission.
-    pub fn into_spans(self) -> Vec<StageSpan> {
-        self.spans.unwrap_or_default()
+    /// What `keep_stays` kept, in order of submission.
+    pub fn into_stays(self) -> Vec<StageStay> {
+        self.stays.unwrap_or_default()
     }
 }
 
@@ -104,8 +91,8 @@ impl Executor for SimExecutor {
             ready = enter + time;
             *free = ready;
             start.get_or_insert(enter);
-            if let Some(spans) = &mut self.spans {
-                spans.push(StageSpan { batch: batch.id, stage: stage as u32, start: enter, end: ready });
+            if let Some(stays) = &mut self.stays {
+                stays.push(StageStay { batch: batch.id, stage: stage as u32, start: enter, end: ready });
             }
         }
         let start = start.expect("a cost model has a stage");

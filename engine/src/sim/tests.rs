@@ -22,7 +22,7 @@ fn executor(pp: u32, send: f64, round_trip: f64, schedule: f64, process: f64) ->
     platform.cpu.process.ms = Coefficient::certain(process);
     let shape = ModelShape::parse(&read("models/mistral-7b.yaml"), "").unwrap();
     let division = Division::new(&shape, Parallel { tp: 1, pp }).unwrap();
-    SimExecutor::new(CostModel::new(&platform, &shape, &division, Band::Central)).keep_spans()
+    SimExecutor::new(CostModel::new(&platform, &shape, &division, Band::Central)).keep_stays()
 }
 
 fn batch(id: u32) -> Batch {
@@ -54,10 +54,10 @@ fn two_stages_overlap_two_batches() {
     // Batch 1 waits for stage 0 until 10, is sent by 21, and finds stage 1 just free.
     assert_eq!(executor.wait(Nanos::MAX), completed(1, 10, 31));
     assert_eq!(executor.wait(Nanos::MAX), completed(2, 21, 42));
-    let spans: Vec<_> =
-        executor.into_spans().iter().map(|s| (s.batch.0, s.stage, s.start.0 / MS, s.end.0 / MS)).collect();
+    let stays: Vec<_> =
+        executor.into_stays().iter().map(|s| (s.batch.0, s.stage, s.start.0 / MS, s.end.0 / MS)).collect();
     assert_eq!(
-        spans,
+        stays,
         [(0, 0, 0, 10), (0, 1, 11, 21), (1, 0, 10, 20), (1, 1, 21, 31), (2, 0, 21, 31), (2, 1, 32, 42)]
     );
 }
