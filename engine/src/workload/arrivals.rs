@@ -72,5 +72,5 @@ fn nanos(field: &'static str, secs: f64) -> Result<Nanos, WorkloadError> {
     if secs < 9e9 {
         return Ok(Nanos::from_secs_f64(secs));
     }
-    Err(WorkloadError::field(field, format!("expected arrivals within 9e9 s, found one at {secs} s")))
+    Err(WorkloadError::field(field, format!("expected arrivals within 9e9 s, found one at {secs:e} s")))
 }

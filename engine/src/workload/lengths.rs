@@ -78,7 +78,10 @@ impl QuantileTable {
     pub fn read(dir: &Utf8Path, file: &str) -> Result<Self, WorkloadError> {
         let text = fs_err::read_to_string(dir.join(file))?;
         let wrong = |line, message| WorkloadError::File { file: file.to_owned(), line, message };
-        let table: Self = serde_saphyr::from_str(&text).map_err(|error| wrong(1, error.to_string()))?;
+        let table: Self = serde_saphyr::from_str(&text).map_err(|error| {
+            let line = error.location().map_or(1, |place| place.line());
+            wrong(line, error.without_snippet().to_string())
+        })?;
         for (name, points) in [("prompt", &table.prompt), ("output", &table.output)] {
             let line = text.lines().position(|line| line.starts_with(name)).unwrap_or(0) as u64 + 1;
             check_points(points).map_err(|message| wrong(line, format!("{name}: {message}")))?;
