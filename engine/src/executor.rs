@@ -15,25 +15,36 @@ pub trait Executor {
     /// or spends any, has passed on its clock). The caller keeps batches in flight <= depth.
     fn submit(&mut self, batch: &Batch);
 
-    /// Waits until a batch has left the last stage, or the first stage can take another batch, or the clock reaches `until`.
-    /// Completed batches come in the order submitted.
+    /// Waits until a batch is complete or the clock reaches `until`, whichever is first.
+    /// Completed batches come in the order submitted. `until` may be `Nanos::MAX` while a batch is in flight.
     fn wait(&mut self, until: Nanos) -> Event;
 }
 
 /// What `wait` saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A batch left the last stage at `end`; it entered the first stage at `start`.
+    /// A batch left the last stage and its outputs are known: its place in flight is free.
     Completed {
         /// Which.
         batch: BatchId,
         /// When its first stage began.
         start: Nanos,
-        /// When its last stage ended.
+        /// When its outputs were known; `now()` is not before it.
         end: Nanos,
     },
-    /// The first stage is free for another batch while earlier ones are in flight.
-    StageFree,
     /// The clock reached `until`.
     TimeReached,
+}
+
+/// One batch in one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageStay {
+    /// Which.
+    pub batch: BatchId,
+    /// Where, from 0.
+    pub stage: u32,
+    /// When it entered.
+    pub start: Nanos,
+    /// When it left.
+    pub end: Nanos,
 }

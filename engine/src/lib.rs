@@ -1,7 +1,14 @@
 //! Serving engine and simulator of Chariot; see ARCHITECTURE.md for the map.
 
+pub mod engine;
 pub mod executor;
+pub mod manifest;
 pub mod record;
 pub mod sched;
+pub mod shape;
+pub mod shard;
+pub mod sim;
+pub mod timeline;
+pub mod trial;
 pub mod units;
 pub mod workload;

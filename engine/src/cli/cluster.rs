@@ -1,0 +1,31 @@
+//! `chariot-engine cluster`: a platform preset becomes `cluster.json`.
+
+use camino::Utf8PathBuf;
+use chariot_engine::sim::cluster::Cluster;
+use chariot_engine::sim::platform::Platform;
+
+use super::files::{mistake, read, write_json};
+use super::say;
+
+/// Bring a platform up: check its preset, resolve devices and links
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  chariot-engine cluster --platform pipelines/platforms/azure-nc96ads-a100-v4-x2.yaml --out cluster.json"
+)]
+pub(super) struct Args {
+    /// Platform preset, YAML
+    #[arg(long, value_name = "FILE")]
+    platform: Utf8PathBuf,
+    /// Where to write cluster.json
+    #[arg(long, value_name = "FILE")]
+    out: Utf8PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let text = read(&args.platform)?;
+    let preset: Platform = serde_saphyr::from_str(&text).map_err(|error| mistake(&args.platform, error))?;
+    let cluster = Cluster::bring_up(preset).map_err(|error| mistake(&args.platform, error))?;
+    write_json(&args.out, &cluster)?;
+    let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;
+    say(format_args!("{platform} (simulated): {nodes} x {gpus_per_node} devices"))
+}

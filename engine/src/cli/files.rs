@@ -1,0 +1,97 @@
+//! Inputs read with errors that name the file, outputs that appear whole or not at all.
+
+use std::io::{self, BufWriter, Write};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use fs_err::File;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// An error that the user can mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Mistake(String);
+
+/// Says that `what` is wrong with `file`.
+pub(super) fn mistake(file: &Utf8Path, what: impl std::fmt::Display) -> anyhow::Error {
+    Mistake(format!("{file}: {what}")).into()
+}
+
+/// Says that an argument is wrong.
+pub(super) fn wrong(what: impl std::fmt::Display) -> anyhow::Error {
+    Mistake(what.to_string()).into()
+}
+
+/// The text of an input.
+pub(super) fn read(path: &Utf8Path) -> anyhow::Result<String> {
+    let reason = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => mistake(path, "expected a file, found none"),
+        io::ErrorKind::InvalidData => mistake(path, "expected UTF-8 text"),
+        _ => wrong(error),
+    };
+    fs_err::read_to_string(path).map_err(reason)
+}
+
+/// An input in JSON.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Utf8Path) -> anyhow::Result<T> {
+    serde_json::from_str(&read(path)?).map_err(|error| mistake(path, error))
+}
+
+/// Refuses a file of another version.
+pub(super) fn check_format(path: &Utf8Path, expected: u32, found: u32) -> anyhow::Result<()> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(mistake(path, format_args!("format: expected {expected}, found {found}"))),
+    }
+}
+
+/// Writes an output in JSON.
+pub(super) fn write_json(path: &Utf8Path, content: &impl Serialize) -> anyhow::Result<()> {
+    let mut output = Output::create(path)?;
+    serde_json::to_writer_pretty(&mut output, content)?;
+    output.write_all(b"\n")?;
+    output.publish()
+}
+
+/// A file that has its name only once it is whole.
+pub(super) struct Output {
+    path: Utf8PathBuf,
+    /// Deletes the file under its working name, unless it was published.
+    draft: Draft,
+    file: BufWriter<File>,
+}
+
+struct Draft(Utf8PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // After publish() there is nothing to delete, and before it the first error is the one to report.
+        let _ = fs_err::remove_file(&self.0);
+    }
+}
+
+impl Output {
+    /// Opens it under a working name beside its own.
+    pub(super) fn create(path: &Utf8Path) -> anyhow::Result<Self> {
+        let name = path.file_name().ok_or_else(|| wrong(format_args!("{path}: expected a file name")))?;
+        let working = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let file = BufWriter::with_capacity(1 << 18, File::create(&working)?);
+        Ok(Self { path: path.to_owned(), draft: Draft(working), file })
+    }
+
+    /// Gives it its name.
+    pub(super) fn publish(mut self) -> anyhow::Result<()> {
+        self.file.flush()?;
+        Ok(fs_err::rename(&self.draft.0, &self.path)?)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,58 @@
+//! Command line of `chariot-engine`. Reads and writes the files of docs/formats.md; decides nothing about trials.
+
+mod cluster;
+mod files;
+mod shard;
+mod simulate;
+
+use std::io::Write as _;
+
+use clap::{Parser, Subcommand};
+
+/// Serving engine of Chariot, and its simulator.
+///
+/// A pipeline calls it in this order; by hand it works the same:
+///
+///   chariot-engine cluster --platform pipelines/platforms/azure-nc96ads-a100-v4-x2.yaml --out cluster.json
+///   chariot-engine shard --cluster cluster.json --model pipelines/models/falcon-180b.yaml --tp 4 --pp 2 --out weights.json
+///   chariot-engine simulate --cluster cluster.json --weights weights.json --config config.json --out trial
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong input, 3 a bug of ours.
+#[derive(Debug, Parser)]
+#[command(name = "chariot-engine", version, verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cluster(cluster::Args),
+    Shard(shard::Args),
+    Simulate(simulate::Args),
+}
+
+/// Runs one command.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Cluster(args) => cluster::run(args),
+        Command::Shard(args) => shard::run(args),
+        Command::Simulate(args) => simulate::run(args),
+    }
+}
+
+/// Whether an error is the user's to mend.
+pub(crate) fn is_mistake(error: &anyhow::Error) -> bool {
+    error.is::<files::Mistake>()
+}
+
+/// Says what went wrong, on stderr.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // Nobody is left to tell if stderr is closed.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+}
+
+/// One line for people, on stdout.
+fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}

@@ -1,0 +1,313 @@
+//! A simulated platform: nodes, devices, links and the coefficients of the cost model, as its YAML preset says them.
+//! Knows nothing of models, batches or time.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::coefficient::{Coefficient, Direction};
+
+/// Nodes of equal devices, the links between them, and what work costs there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Platform {
+    /// Names the platform in every result.
+    pub name: String,
+    /// Machines.
+    pub nodes: u32,
+    /// Devices of each machine, numbered through: device d sits in node d / gpus_per_node.
+    pub gpus_per_node: u32,
+    /// Memory of one device.
+    pub gpu_memory_gb: f64,
+    /// Link classes from the nearest to the farthest.
+    pub links: Vec<Link>,
+    /// What a stage's work costs on a device.
+    pub stage: StageCosts,
+    /// What each batch costs on the CPU, beside its stages.
+    pub cpu: CpuCosts,
+}
+
+/// How the devices of one aligned block of `span` neighbours reach one another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Names the class.
+    pub name: String,
+    /// Devices k*span .. (k+1)*span reach one another over it.
+    pub span: u32,
+    /// All-reduce of a group whose farthest members it joins.
+    pub all_reduce: Ring,
+    /// One transfer between two devices that it joins.
+    pub send_recv: Transfer,
+}
+
+/// Ring all-reduce of k ranks: `alpha + 2 (k-1)/k * bytes / ring`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ring {
+    /// Time of an empty all-reduce.
+    pub alpha_us: Coefficient,
+    /// Bandwidth of the ring ("bus bandwidth").
+    pub ring_gbps: Coefficient,
+}
+
+/// One transfer: `alpha + bytes / gbps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transfer {
+    /// Time of an empty transfer.
+    pub alpha_us: Coefficient,
+    /// Bandwidth.
+    pub gbps: Coefficient,
+}
+
+/// How the time of a stage is found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageCosts {
+    /// From the kernels a transformer layer runs.
+    Kernels(Kernels),
+    /// A straight line, whatever the model: for measured stage times, and for checks against closed forms.
+    Affine(Affine),
+}
+
+/// `fixed + prefill tokens * a + decode tokens * b`, for each stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Affine {
+    /// Of every batch.
+    pub fixed_ms: Coefficient,
+    /// Of each prompt token.
+    pub prefill_token_us: Coefficient,
+    /// Of each decode token.
+    pub decode_token_us: Coefficient,
+}
+
+/// Coefficients of a device's kernels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernels {
+    /// Matrix products.
+    pub gemm: Gemm,
+    /// Attention of decode tokens.
+    pub attention_decode: DecodeAttention,
+    /// Attention of prompt chunks.
+    pub attention_prefill: PrefillAttention,
+    /// Norms, activations, rotary embedding, additions, KV writes.
+    pub elementwise: Elementwise,
+    /// A layer never takes less: its kernels must be launched.
+    pub launch_floor_ms_per_layer: Coefficient,
+}
+
+/// `t0 + sqrt(compute^2 + memory^2)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gemm {
+    /// Time of an empty product.
+    pub t0_us: Coefficient,
+    /// Arithmetic rate in float16.
+    pub peak_tflops: Coefficient,
+    /// Memory bandwidth.
+    pub hbm_gbps: Coefficient,
+}
+
+/// `overhead + KV bytes read / bandwidth`, once a layer for all decodes of the batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeAttention {
+    /// Of each layer with a decode.
+    pub overhead_us: Coefficient,
+    /// Rate of reading the KV cache.
+    pub kv_read_gbps: Coefficient,
+}
+
+/// `overhead + flops / rate`, once a layer for each prompt chunk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefillAttention {
+    /// Of each chunk.
+    pub overhead_us: Coefficient,
+    /// Rate over the causal half alone.
+    pub causal_tflops: Coefficient,
+}
+
+/// `per kernel + bytes / bandwidth`; a kernel reads and writes one hidden state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elementwise {
+    /// Of each kernel.
+    pub per_kernel_us: Coefficient,
+    /// Memory bandwidth of such kernels.
+    pub gbps: Coefficient,
+}
+
+/// CPU time of one batch of n sequences.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuCosts {
+    /// Forming the batch, on the driver.
+    pub schedule: PerSequence,
+    /// Preparing inputs, in each stage before its kernels.
+    pub prepare: PerSequence,
+    /// Sampling, in the last stage.
+    pub sampler: PerSequence,
+    /// Taking in the outputs, on the driver.
+    pub process: PerSequence,
+    /// From the driver to the first stage and back from the last, half of it each way.
+    pub driver_round_trip_ms: Coefficient,
+}
+
+/// `ms + n * per_sequence_ms`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerSequence {
+    /// Of every batch.
+    pub ms: Coefficient,
+    /// Of each sequence in it.
+    pub per_sequence_ms: Coefficient,
+}
+
+/// What is wrong with a platform.
+#[derive(Debug, Error, PartialEq)]
+pub enum PlatformError {
+    /// A count or quantity outside its range.
+    #[error("{field}: expected {expected}, found {found}")]
+    Range {
+        /// Path of the field.
+        field: String,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// Links that do not widen.
+    #[error("links.{name}.span: expected more than the {narrower} of the class before it, found {found}")]
+    Narrow {
+        /// Link class.
+        name: String,
+        /// Span of the class before.
+        narrower: u32,
+        /// Its own.
+        found: u32,
+    },
+    /// Devices that no link joins.
+    #[error("links: expected the last class to span all {devices} devices, found {found}")]
+    Unjoined {
+        /// Devices of the platform.
+        devices: u32,
+        /// Span of the last class.
+        found: u32,
+    },
+}
+
+impl Platform {
+    /// All devices.
+    pub fn devices(&self) -> u32 {
+        self.nodes * self.gpus_per_node
+    }
+
+    /// Memory of one device in bytes.
+    pub fn gpu_memory_bytes(&self) -> u64 {
+        (self.gpu_memory_gb * 1e9).round() as u64
+    }
+
+    /// The class that joins a group of devices: the nearest one with a block that holds them all.
+    pub fn link(&self, devices: &[u32]) -> &Link {
+        let within = |link: &&Link| devices.windows(2).all(|pair| pair[0] / link.span == pair[1] / link.span);
+        self.links.iter().find(within).expect("validate() checked that the last class spans all devices")
+    }
+
+    /// Refuses what no platform can be.
+    pub fn validate(&self) -> Result<(), PlatformError> {
+        let counts = [("nodes", self.nodes), ("gpus_per_node", self.gpus_per_node)];
+        for (field, count) in counts {
+            if !(1..=65_536).contains(&count) {
+                return Err(range(field, "a count from 1 to 65536", count));
+            }
+        }
+        if !(self.gpu_memory_gb.is_finite() && self.gpu_memory_gb > 0.0) {
+            return Err(range("gpu_memory_gb", "a size above 0", self.gpu_memory_gb));
+        }
+        self.validate_links()?;
+        self.coefficients().into_iter().try_for_each(|(field, coefficient, direction)| {
+            coefficient.check(direction).map_err(|expected| range(&field, expected, coefficient))
+        })
+    }
+
+    fn validate_links(&self) -> Result<(), PlatformError> {
+        let mut narrower = 0;
+        for link in &self.links {
+            if link.span <= narrower {
+                return Err(PlatformError::Narrow { name: link.name.clone(), narrower, found: link.span });
+            }
+            narrower = link.span;
+        }
+        match narrower >= self.devices() {
+            true => Ok(()),
+            false => Err(PlatformError::Unjoined { devices: self.devices(), found: narrower }),
+        }
+    }
+
+    /// Every coefficient with its path, and whether a larger one costs more or less.
+    fn coefficients(&self) -> Vec<(String, Coefficient, Direction)> {
+        use Direction::{Cost, Rate};
+        let mut all = Vec::new();
+        for Link { name, all_reduce, send_recv, .. } in &self.links {
+            all.push((format!("links.{name}.all_reduce.alpha_us"), all_reduce.alpha_us, Cost));
+            all.push((format!("links.{name}.all_reduce.ring_gbps"), all_reduce.ring_gbps, Rate));
+            all.push((format!("links.{name}.send_recv.alpha_us"), send_recv.alpha_us, Cost));
+            all.push((format!("links.{name}.send_recv.gbps"), send_recv.gbps, Rate));
+        }
+        for (field, coefficient, direction) in self.stage.coefficients() {
+            all.push((format!("stage.{field}"), coefficient, direction));
+        }
+        for (field, cost) in self.cpu.terms() {
+            all.push((format!("cpu.{field}.ms"), cost.ms, Cost));
+            all.push((format!("cpu.{field}.per_sequence_ms"), cost.per_sequence_ms, Cost));
+        }
+        all.push(("cpu.driver_round_trip_ms".to_owned(), self.cpu.driver_round_trip_ms, Cost));
+        all
+    }
+}
+
+impl StageCosts {
+    fn coefficients(&self) -> Vec<(&'static str, Coefficient, Direction)> {
+        use Direction::{Cost, Rate};
+        match self {
+            Self::Kernels(k) => vec![
+                ("kernels.gemm.t0_us", k.gemm.t0_us, Cost),
+                ("kernels.gemm.peak_tflops", k.gemm.peak_tflops, Rate),
+                ("kernels.gemm.hbm_gbps", k.gemm.hbm_gbps, Rate),
+                ("kernels.attention_decode.overhead_us", k.attention_decode.overhead_us, Cost),
+                ("kernels.attention_decode.kv_read_gbps", k.attention_decode.kv_read_gbps, Rate),
+                ("kernels.attention_prefill.overhead_us", k.attention_prefill.overhead_us, Cost),
+                ("kernels.attention_prefill.causal_tflops", k.attention_prefill.causal_tflops, Rate),
+                ("kernels.elementwise.per_kernel_us", k.elementwise.per_kernel_us, Cost),
+                ("kernels.elementwise.gbps", k.elementwise.gbps, Rate),
+                ("kernels.launch_floor_ms_per_layer", k.launch_floor_ms_per_layer, Cost),
+            ],
+            Self::Affine(a) => vec![
+                ("affine.fixed_ms", a.fixed_ms, Cost),
+                ("affine.prefill_token_us", a.prefill_token_us, Cost),
+                ("affine.decode_token_us", a.decode_token_us, Cost),
+            ],
+        }
+    }
+}
+
+impl CpuCosts {
+    fn terms(&self) -> [(&'static str, &PerSequence); 4] {
+        [
+            ("schedule", &self.schedule),
+            ("prepare", &self.prepare),
+            ("sampler", &self.sampler),
+            ("process", &self.process),
+        ]
+    }
+}
+
+fn range(field: &str, expected: &'static str, found: impl std::fmt::Display) -> PlatformError {
+    PlatformError::Range { field: field.to_owned(), expected, found: found.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

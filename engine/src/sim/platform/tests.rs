@@ -1,0 +1,78 @@
+use super::*;
+use crate::sim::coefficient::Band;
+
+fn preset(name: &str) -> String {
+    let path = format!("{}/../pipelines/platforms/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    fs_err::read_to_string(path).unwrap()
+}
+
+fn azure() -> Platform {
+    serde_saphyr::from_str(&preset("azure-nc96ads-a100-v4-x2")).unwrap()
+}
+
+#[test]
+fn presets_are_valid() {
+    for name in ["azure-nc96ads-a100-v4-x2", "constant-x8"] {
+        let platform: Platform = serde_saphyr::from_str(&preset(name)).unwrap();
+        assert_eq!((platform.validate(), platform.name.as_str()), (Ok(()), name));
+    }
+}
+
+#[test]
+fn a_group_uses_the_nearest_link_that_joins_it_all() {
+    let platform = azure();
+    let name = |devices: &[u32]| platform.link(devices).name.clone();
+    assert_eq!(name(&[0, 1]), "nvlink_pair");
+    assert_eq!(name(&[1, 2]), "pcie_node");
+    assert_eq!(name(&[4, 5, 6, 7]), "pcie_node");
+    assert_eq!(name(&[3, 4]), "ethernet");
+    assert_eq!(name(&[0, 1, 2, 3, 4, 5, 6, 7]), "ethernet");
+    assert_eq!(name(&[5]), "nvlink_pair");
+}
+
+#[test]
+fn only_the_cross_node_all_reduce_is_uncertain() {
+    let uncertain: Vec<String> = (azure().coefficients().into_iter())
+        .filter(|(_, c, _)| c.at(Band::Low) != c.at(Band::High))
+        .map(|(field, ..)| field)
+        .collect();
+    assert_eq!(uncertain, ["links.ethernet.all_reduce.alpha_us", "links.ethernet.all_reduce.ring_gbps"]);
+}
+
+#[test]
+fn a_platform_survives_json() {
+    let json = serde_json::to_string(&azure()).unwrap();
+    assert_eq!(serde_json::from_str::<Platform>(&json).unwrap(), azure());
+}
+
+fn check(from: &str, to: &str, expected: &str) {
+    let text = preset("azure-nc96ads-a100-v4-x2");
+    assert!(text.contains(from), "{from} is not in the preset");
+    let found = match serde_saphyr::from_str::<Platform>(&text.replacen(from, to, 1)) {
+        Ok(platform) => platform.validate().unwrap_err().to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(found.contains(expected), "expected `{expected}` in: {found}");
+}
+
+#[test]
+fn mistakes_name_the_field_and_what_it_should_be() {
+    check("nodes: 2", "nodes: 0", "nodes: expected a count from 1 to 65536, found 0");
+    check("nodes: 2", "nodes: 3", "expected the last class to span all 12 devices, found 8");
+    check(
+        "span: 4",
+        "span: 2",
+        "links.pcie_node.span: expected more than the 2 of the class before it, found 2",
+    );
+    check("low: 118,", "low: 900,", "links.ethernet.all_reduce.alpha_us: expected low <= central <= high");
+    check("low: 6,", "low: 1,", "links.ethernet.all_reduce.ring_gbps: expected low >= central >= high");
+    check(
+        "peak_tflops: 227",
+        "peak_tflops: 0",
+        "stage.kernels.gemm.peak_tflops: expected a rate above 0, found 0",
+    );
+    check("high: 840", "hihg: 840", "hihg");
+    check("nodes: 2", "nodes: 2\nnode: 1", "node");
+    check("nodes: 2", "nodes: 2\nnodes: 2", "duplicate");
+    check("t0_us: 8.0", "t0_us: fast", "expected a number or {low, central, high}");
+}
