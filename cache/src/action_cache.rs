@@ -5,14 +5,16 @@
 //! cannot be read as this version's whole record is a miss.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::cas::Blob;
 use crate::digest::Digest;
-use crate::durable::{self, write_atomic};
+use crate::durable::{self, named};
 use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::sealed::Kind;
@@ -64,6 +66,22 @@ pub enum Found {
 #[derive(Debug)]
 pub struct ActionCache {
     root: Utf8PathBuf,
+    /// Where files are written before they get their names.
+    tmp: Utf8PathBuf,
+}
+
+/// A record that has no name yet.
+#[derive(Debug)]
+pub(crate) struct StagedRecord {
+    temp: NamedTempFile,
+    path: Utf8PathBuf,
+}
+
+impl StagedRecord {
+    /// The file whose bytes may not have reached the disk.
+    pub(crate) fn unsynced(&self) -> &File {
+        self.temp.as_file()
+    }
 }
 
 impl ActionRecord {
@@ -80,9 +98,9 @@ impl ActionRecord {
 
 impl ActionCache {
     pub(crate) fn open(root: &Utf8Path) -> Result<Self> {
-        let root = root.join("actions");
+        let (root, tmp) = (root.join("actions"), root.join("tmp"));
         fs_err::create_dir_all(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, tmp })
     }
 
     /// Looks for an action's record; its blobs may be gone all the same (see `Store::lookup`).
@@ -98,17 +116,21 @@ impl ActionCache {
         })
     }
 
-    /// Publishes a record, durably. Its blobs must be durable already: data before names.
-    pub fn put(&self, record: &ActionRecord) -> Result<()> {
+    /// Writes a record's bytes, under no name yet.
+    pub(crate) fn stage(&self, record: &ActionRecord) -> Result<StagedRecord> {
         let path = self.path(&record.action());
-        let dir = durable::parent(&path);
-        if !dir.exists() {
-            fs_err::create_dir_all(dir)?;
-            durable::sync_dir(&self.root)?;
-        }
+        fs_err::create_dir_all(durable::parent(&path))?;
+        let mut temp = durable::temp_in(&self.tmp)?;
         let json = serde_json::to_vec(record).map_err(io::Error::other)?;
-        write_atomic(&path, &KIND.seal(&json))?;
-        Ok(())
+        temp.write_all(&KIND.seal(&json))?;
+        Ok(StagedRecord { temp, path })
+    }
+
+    /// Gives a record, whose bytes must be on the disk by now, its name: it is published when this returns.
+    pub(crate) fn place(&self, staged: StagedRecord) -> Result<()> {
+        let StagedRecord { temp, path } = staged;
+        temp.persist(&path).map_err(|e| named(e.error, "replace", &path))?;
+        Ok(durable::sync_dir(durable::parent(&path))?)
     }
 
     /// The action digests of all records, in order.

@@ -2,7 +2,7 @@
 //!
 //! **Put.** Bytes are hashed as they are copied into `tmp/`, so a blob's name is the digest of what the store wrote,
 //! whatever happened to the source meanwhile. Then fsync, rename to `cas/ab/cdef...`, fsync of the directory. The blobs
-//! of one call are staged first and synced together, so that the disk sees one batch.
+//! of one call are staged first and synced together.
 //!
 //! **Read.** Every byte that leaves the store is hashed on the way; a blob that fails is moved to `quarantine/`.
 //! Whether a blob is still whole without reading it out ([`Cas::check`]) is answered from its stat where that is the one
@@ -17,6 +17,7 @@
 //!
 //! Blobs are read-only and their mtime is set back, so that any later write shows in it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
@@ -61,10 +62,23 @@ pub struct Cas {
 }
 
 /// A blob that is not in its place yet.
-struct Staged {
-    blob: Blob,
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) blob: Blob,
     /// The file to be put there; `None`: the store has it already.
     temp: Option<(File, TempPath)>,
+}
+
+impl Staged {
+    fn new(blob: Blob, temp: (File, TempPath)) -> io::Result<Self> {
+        durable::seal_times(&temp.0)?;
+        Ok(Self { blob, temp: Some(temp) })
+    }
+
+    /// The file whose bytes may not have reached the disk.
+    pub(crate) fn unsynced(&self) -> Option<&File> {
+        self.temp.as_ref().map(|(file, _)| file)
+    }
 }
 
 impl Cas {
@@ -84,8 +98,7 @@ impl Cas {
         }
         let mut temp = durable::temp_in(&self.tmp())?;
         temp.write_all(bytes)?;
-        let staged = Staged { blob, temp: Some(temp.into_parts()) };
-        self.commit(vec![staged])?;
+        self.commit(vec![Staged::new(blob, temp.into_parts())?])?;
         Ok(blob)
     }
 
@@ -96,10 +109,15 @@ impl Cas {
 
     /// Stores several files, durably; cheaper than one by one. The blobs come in the order of the paths.
     pub fn put_files(&self, paths: &[&Utf8Path]) -> Result<Vec<Blob>> {
-        let staged = paths.iter().map(|path| self.stage(path)).collect::<Result<Vec<_>>>()?;
+        let staged = self.stage_files(paths)?;
         let blobs = staged.iter().map(|s| s.blob).collect();
         self.commit(staged)?;
         Ok(blobs)
+    }
+
+    /// Copies, clones or links files into `tmp/` and tells their digests.
+    pub(crate) fn stage_files(&self, paths: &[&Utf8Path]) -> Result<Vec<Staged>> {
+        paths.iter().map(|path| self.stage(path)).collect()
     }
 
     /// A blob's bytes, verified.
@@ -185,7 +203,6 @@ impl Cas {
         Ok(())
     }
 
-    /// Copies, clones or links a file into `tmp/` and tells its digest.
     fn stage(&self, path: &Utf8Path) -> Result<Staged> {
         let source = fs_err::File::open(path)?;
         let metadata = source.metadata()?;
@@ -204,8 +221,10 @@ impl Cas {
                 (clone_or_copy(source.file(), temp.as_file())?, temp.into_parts())
             }
         };
-        let is_known = self.check(&blob.digest)? == Check::Whole;
-        Ok(Staged { blob, temp: (!is_known).then_some(temp) })
+        match self.check(&blob.digest)? {
+            Check::Whole => Ok(Staged { blob, temp: None }),
+            Check::Missing | Check::Damaged(_) => Ok(Staged::new(blob, temp)?),
+        }
     }
 
     fn link_large(&self, path: &Utf8Path, size: u64) -> Option<TempPath> {
@@ -215,27 +234,29 @@ impl Cas {
         reflink_into(path, &self.tmp()).or_else(|_| link_into(path, &self.tmp())).ok()
     }
 
-    /// Makes staged blobs durable and puts them in place, data before names.
+    /// Makes staged blobs durable and puts them in place.
     fn commit(&self, staged: Vec<Staged>) -> Result<()> {
-        let fresh: Vec<_> = staged.into_iter().filter_map(|s| Some((s.blob.digest, s.temp?))).collect();
-        for (_, (file, _)) in &fresh {
-            durable::seal_times(file)?;
-            file.sync_all()?;
-        }
-        let mut dirs = std::collections::BTreeSet::new();
-        for (digest, (_, temp)) in fresh {
-            let dest = self.path(&digest);
+        durable::sync_files(&staged.iter().filter_map(Staged::unsynced).collect::<Vec<_>>())?;
+        self.place(staged)?.iter().try_for_each(|dir| durable::sync_dir(dir))?;
+        Ok(())
+    }
+
+    /// Gives staged blobs, whose bytes must be on the disk by now, their names; returns the directories they are in.
+    pub(crate) fn place(&self, staged: Vec<Staged>) -> Result<BTreeSet<Utf8PathBuf>> {
+        let mut dirs = BTreeSet::new();
+        for Staged { blob, temp } in staged {
+            let Some((_, temp)) = temp else { continue };
+            let dest = self.path(&blob.digest);
             let dir = durable::parent(&dest).to_owned();
             if !dir.exists() {
                 fs_err::create_dir_all(&dir)?;
                 dirs.insert(self.root.join("cas"));
             }
             temp.persist(&dest).map_err(|e| named(e.error, "replace", &dest))?;
-            self.index.vouch(&dest, digest)?;
+            self.index.vouch(&dest, blob.digest)?;
             dirs.insert(dir);
         }
-        dirs.iter().try_for_each(|dir| durable::sync_dir(dir))?;
-        Ok(())
+        Ok(dirs)
     }
 
     /// Moves a blob out of the way, for people to look at.

@@ -1,5 +1,6 @@
 //! Writing files so that a crash leaves the old one or the new one, whole. Knows nothing of the store's layout.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
@@ -25,6 +26,18 @@ pub fn write_atomic(path: &Utf8Path, bytes: &[u8]) -> io::Result<()> {
 /// A fresh file in `dir`; removed when dropped, unless it was persisted.
 pub(crate) fn temp_in(dir: &Utf8Path) -> io::Result<NamedTempFile> {
     tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir).map_err(|e| named(e, "write in", dir))
+}
+
+/// Brings the bytes of several files to the disk, all at once: a journaling file system then commits them together,
+/// where one after the other would each wait for a commit of its own.
+pub(crate) fn sync_files(files: &[&File]) -> io::Result<()> {
+    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.iter().map(|file| scope.spawn(|| file.sync_all())).collect();
+        let mut results = vec![first.sync_all()];
+        results.extend(others.into_iter().map(|t| t.join().expect("syncing a file does not panic")));
+        results.into_iter().collect()
+    })
 }
 
 /// Makes what was renamed into or out of a directory last through a loss of power.
@@ -57,7 +70,7 @@ pub(crate) fn parent(path: &Utf8Path) -> &Utf8Path {
 
 /// Makes a finished file read-only, and its time of modification older than any tick a later write could share:
 /// whoever writes to it from now on, however soon, moves that time.
-pub(crate) fn seal_times(file: &std::fs::File) -> io::Result<()> {
+pub(crate) fn seal_times(file: &File) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o444))?;
     file.set_modified(now() - BACKDATED)
 }

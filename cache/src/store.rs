@@ -1,11 +1,16 @@
 //! The store as a whole: blobs and records together, so that a record is there only if its blobs are.
 //!
-//! **Publishing.** An action's blobs are written, fsynced, renamed and their directories fsynced; only then is its record
-//! written, fsynced, renamed and its directory fsynced. A kill -9 at any instant leaves temps (which gc removes) and
-//! perhaps blobs that no record names (which gc removes): the record is there, whole, or it is not. After a loss of power
-//! the same holds, because no name is made before the bytes it stands for are on the disk, and a lookup checks each
-//! blob besides. The price is about one journal commit of the file system per blob plus two; `benches/store.rs` measures it.
-//! One `syncfs` for all was tried instead and is slower: it writes out everybody else's dirty pages too.
+//! **Publishing.** An action's blobs and its record are written to temps and fsynced, all at once; then the blobs are
+//! renamed into place, then the record, then the record's directory is fsynced. So no name is made before the bytes of
+//! all files it leads to are on the disk, and the record's name comes last.
+//! After a kill -9 at any instant the record is there, whole, with all its blobs, or it is not there; temps and blobs
+//! that no record names are left for gc. After a loss of power the same holds where the file system keeps renames in order
+//! (ext4, XFS), and the last fsync makes all of them last; where it does not, a record may outlive a blob's
+//! name, which the lookup finds and calls a miss. Never is a blob's name there without its bytes.
+//!
+//! The cost is that of about two journal commits an action, however many outputs it has: fsyncs that wait at the same
+//! time share a commit. One fsync after the other took one commit each, and one `syncfs` writes out everybody
+//! else's dirty pages too; both were slower (`benches/store.rs`).
 //!
 //! **Several processes** may publish and look up at once, the same action included: every file is renamed into place
 //! whole, and two publishers of one name bring the same bytes or, for records, equally good ones. Only garbage collection
@@ -17,8 +22,9 @@ use std::fmt;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::action_cache::{ActionCache, ActionRecord, Found, Run};
-use crate::cas::{Blob, Cas, Check};
+use crate::cas::{Blob, Cas, Check, Staged};
 use crate::digest::Digest;
+use crate::durable;
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
@@ -68,7 +74,7 @@ impl Store {
     pub fn open(root: &Utf8Path) -> Result<Self> {
         let root = camino::absolute_utf8(root)?;
         let (cas, actions) = (Cas::open(&root)?, ActionCache::open(&root)?);
-        let files = FileDigests::load(&root.join("index/files"), crate::durable::parent(&root));
+        let files = FileDigests::load(&root.join("index/files"), durable::parent(&root));
         Ok(Self { root, cas, actions, files })
     }
 
@@ -127,22 +133,32 @@ impl Store {
         run: &Run,
     ) -> Result<ActionRecord> {
         let paths: Vec<_> = outputs.iter().chain(logs).map(|(_, path)| path.as_path()).collect();
-        let blobs = self.cas.put_files(&paths)?;
+        let staged = self.cas.stage_files(&paths)?;
+        let blobs: Vec<_> = staged.iter().map(|s| s.blob).collect();
         let (output_blobs, log_blobs) = blobs.split_at(outputs.len());
         let named = |files: &[(Utf8PathBuf, _)], blobs: &[Blob]| -> BTreeMap<_, _> {
             files.iter().map(|(name, _)| name.clone()).zip(blobs.iter().copied()).collect()
         };
         let (outputs, logs) = (named(outputs, output_blobs), named(logs, log_blobs));
         let record = ActionRecord { manifest: manifest.clone(), outputs, logs, run: run.clone() };
-        self.actions.put(&record)?;
+        self.commit(staged, &record)?;
         Ok(record)
     }
 
     /// Publishes what is already stored under a second key, for which it is as good.
     pub fn publish_also(&self, manifest: &Manifest, record: &ActionRecord) -> Result<ActionRecord> {
         let record = ActionRecord { manifest: manifest.clone(), ..record.clone() };
-        self.actions.put(&record)?;
+        self.commit(Vec::new(), &record)?;
         Ok(record)
+    }
+
+    /// Bytes to the disk, then names: blobs first, the record last.
+    fn commit(&self, blobs: Vec<Staged>, record: &ActionRecord) -> Result<()> {
+        let staged = self.actions.stage(record)?;
+        let unsynced: Vec<_> = blobs.iter().filter_map(Staged::unsynced).chain([staged.unsynced()]).collect();
+        durable::sync_files(&unsynced)?;
+        self.cas.place(blobs)?;
+        self.actions.place(staged)
     }
 
     /// Writes a blob to `dest`, read-only (see [`Cas::materialise`]); its digest is then known to [`Store::files`].
