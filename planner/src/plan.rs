@@ -191,6 +191,12 @@ impl<'g> Plan<'g> {
         }
     }
 
+    /// Results that are at hand for a step, whether it is done or a search under way.
+    pub fn found(&self, id: StepId) -> impl Iterator<Item = &Found> {
+        let done = self.done(id).map_or(&[][..], |done| &done.actions);
+        done.iter().chain(self.found.get(&id).into_iter().flatten())
+    }
+
     /// Whether a step is still to be done.
     pub fn is_open(&self, id: StepId) -> bool {
         matches!(self.states[id.0 as usize], State::Open)
