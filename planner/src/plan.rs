@@ -122,7 +122,7 @@ pub struct Plan<'g> {
     news: Vec<News>,
 }
 
-/// A probe's answer that was not known before.
+/// A probe's answer that was not known before this run.
 #[derive(Debug)]
 pub struct News {
     /// The search.
@@ -297,7 +297,9 @@ impl<'g> Plan<'g> {
                     Probed::Wants(action) => wants.push(action),
                     Probed::Verdict(verdict, actions) => {
                         let pass = search.observe(point, &verdict).map_err(wrong)?;
-                        self.news.push(News { step: id, point, pass });
+                        if actions.iter().any(|found| self.fresh.contains(&found.key)) {
+                            self.news.push(News { step: id, point, pass });
+                        }
                         found.extend(actions);
                         learned = true;
                     }
