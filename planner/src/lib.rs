@@ -1,6 +1,7 @@
 //! Pipelines to plans to processes; see ARCHITECTURE.md for the map.
 
 pub mod action;
+pub mod cli;
 pub mod clock;
 pub mod decode;
 pub mod diagnostic;

@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The `chariot` command; see `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chariot::cli::main()
+}

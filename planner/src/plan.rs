@@ -122,7 +122,7 @@ pub struct Plan<'g> {
     news: Vec<News>,
 }
 
-/// A probe's answer that was not known before.
+/// A probe's answer that was not known before this run.
 #[derive(Debug)]
 pub struct News {
     /// The search.
@@ -189,6 +189,12 @@ impl<'g> Plan<'g> {
             State::Done(done) => Some(done),
             State::Left | State::Open | State::Failed => None,
         }
+    }
+
+    /// Results that are at hand for a step, whether it is done or a search under way.
+    pub fn found(&self, id: StepId) -> impl Iterator<Item = &Found> {
+        let done = self.done(id).map_or(&[][..], |done| &done.actions);
+        done.iter().chain(self.found.get(&id).into_iter().flatten())
     }
 
     /// Whether a step is still to be done.
@@ -291,7 +297,9 @@ impl<'g> Plan<'g> {
                     Probed::Wants(action) => wants.push(action),
                     Probed::Verdict(verdict, actions) => {
                         let pass = search.observe(point, &verdict).map_err(wrong)?;
-                        self.news.push(News { step: id, point, pass });
+                        if actions.iter().any(|found| self.fresh.contains(&found.key)) {
+                            self.news.push(News { step: id, point, pass });
+                        }
                         found.extend(actions);
                         learned = true;
                     }

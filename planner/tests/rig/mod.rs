@@ -21,7 +21,7 @@ pub(crate) const PLAIN: Options = Options { jobs: 1, gpus: 0, keep_going: false,
 
 /// A project that is gone when dropped.
 pub(crate) struct Rig {
-    _temp: tempfile::TempDir,
+    _temp: Option<tempfile::TempDir>,
     pub(crate) root: Utf8PathBuf,
 }
 
@@ -30,7 +30,12 @@ impl Rig {
         let temp = tempfile::tempdir().unwrap();
         let root = Utf8PathBuf::from_path_buf(temp.path().canonicalize().unwrap()).unwrap();
         fs_err::create_dir(root.join("pipelines")).unwrap();
-        Self { _temp: temp, root }
+        Self { _temp: Some(temp), root }
+    }
+
+    /// A project that somebody else removes.
+    pub(crate) fn at(root: &Utf8Path) -> Self {
+        Self { _temp: None, root: root.to_owned() }
     }
 
     pub(crate) fn write(&self, path: &str, text: &str) {
