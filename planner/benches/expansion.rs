@@ -44,7 +44,7 @@ fn expansion(criterion: &mut Criterion) {
     for trials in [1_000, 10_000, 100_000] {
         let (text, presets) = (pipeline(trials), presets());
         criterion.bench_function(&format!("expand {trials} trials"), |bencher| {
-            bencher.iter(|| {
+            bencher.iter_with_large_drop(|| {
                 let (steps, ..) =
                     compile(Utf8Path::new("x.yaml"), text.clone(), &[], &presets).expect("it is right");
                 assert_eq!(steps.steps.len(), 2 * trials + 3);
