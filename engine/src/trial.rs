@@ -298,6 +298,3 @@ pub struct TrialReport {
     /// The configuration as run.
     pub config: TrialConfig,
 }
-
-#[cfg(test)]
-mod tests;

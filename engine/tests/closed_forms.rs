@@ -1,5 +1,6 @@
 //! The simulator against closed forms: queueing theory, pipeline algebra and conservation. Everything goes through the library
 //! as a trial does, and is read back from the records.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
 
