@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 5;
 
 fn main() {
-    let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("planner/ lies in the workspace").to_path_buf();
+    let repo =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("planner/ lies in the workspace").to_path_buf();
     let chariot = repo.join("target/release/chariot");
     assert!(chariot.exists(), "expected {}; run `cargo build --release` first", chariot.display());
 

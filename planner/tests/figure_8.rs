@@ -17,7 +17,8 @@ impl Project {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let copied = Command::new("cp").arg("-r").arg(repo.join("pipelines")).arg(dir.path()).status().unwrap();
+        let copied =
+            Command::new("cp").arg("-r").arg(repo.join("pipelines")).arg(dir.path()).status().unwrap();
         assert!(copied.success());
         Self { dir }
     }
