@@ -174,7 +174,7 @@ type Triple = [f64; 3];
 /// A row's value of `over`, and its numbers.
 type Selected = (Option<String>, Triple);
 
-/// The rows that satisfy `wanted`, in the CSV's order.
+/// The rows that satisfy `wanted` and hold a value, in the CSV's order.
 fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<Selected>, String> {
     let column = |name: &str| {
         let near = || hint(name, csv.header.iter().map(String::as_str));
@@ -191,6 +191,10 @@ fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<
     let mut found: Vec<Selected> = Vec::new();
     for (index, row) in csv.rows.iter().enumerate() {
         if !equalities.iter().all(|(column, label)| row[*column] == *label) {
+            continue;
+        }
+        if row[value].is_empty() {
+            // The figure drew no bar here: nothing was sampled, so there is nothing to compare.
             continue;
         }
         let number = |column: usize| {
