@@ -9,16 +9,20 @@ use super::rows::{BatchRow, NEVER, Place, RequestRow};
 use crate::sched::{NewSequence, Outcome, batch::Batch};
 use crate::units::{Nanos, SeqId};
 
-/// A row group of requests is written once it holds this many output tokens ...
-const GROUP_TOKENS: usize = 1 << 20;
-/// ... or this many requests.
-const GROUP_REQUESTS: usize = 1 << 16;
-/// A row group of batches.
-const GROUP_BATCHES: usize = 1 << 16;
+/// When a row group is written: as soon as it holds this much.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GroupSize {
+    pub(super) output_tokens: usize,
+    pub(super) requests: usize,
+    pub(super) batches: usize,
+}
+
+/// Some 10 MB of memory a group.
+const GROUP_SIZE: GroupSize = GroupSize { output_tokens: 1 << 20, requests: 1 << 16, batches: 1 << 16 };
 
 /// Why records cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write records: {0}")]
+#[error("cannot write records")]
 pub struct RecordError(#[from] pub(super) parquet::errors::ParquetError);
 
 /// Collects raw events. Rows that can no longer change leave memory as row groups.
@@ -26,6 +30,7 @@ pub struct Recorder<W: Write + Send> {
     requests: RequestWriter<W>,
     batches: Option<BatchWriter<W>>,
     watch: Watch,
+    group: GroupSize,
     /// Requests not yet written; the first has number `first_request`.
     rows: VecDeque<RequestRow>,
     first_request: u32,
@@ -35,14 +40,26 @@ pub struct Recorder<W: Write + Send> {
     /// Batches that an unwritten row may refer to; the first has number `first_batch`.
     history: VecDeque<BatchRow>,
     first_batch: u32,
+    /// Number of the first batch not yet handed to the writer.
     next_unwritten: u32,
+    /// Number of the first batch not yet completed.
     next_incomplete: u32,
 }
 
 impl<W: Write + Send> Recorder<W> {
     /// Records go to `requests` and, if given, `batches`; `watch` sees every sample.
     pub fn new(requests: W, batches: Option<W>, watch: Watch) -> Result<Self, RecordError> {
+        Self::with_groups(requests, batches, watch, GROUP_SIZE)
+    }
+
+    pub(super) fn with_groups(
+        requests: W,
+        batches: Option<W>,
+        watch: Watch,
+        group: GroupSize,
+    ) -> Result<Self, RecordError> {
         Ok(Self {
+            group,
             requests: RequestWriter::new(requests)?,
             batches: batches.map(BatchWriter::new).transpose()?,
             watch,
@@ -165,8 +182,9 @@ impl<W: Write + Send> Recorder<W> {
             self.done_rows += 1;
             self.done_tokens += row.tokens.len();
         }
-        let batches_full = (self.next_incomplete - self.next_unwritten) as usize >= GROUP_BATCHES;
-        let requests_full = self.done_tokens >= GROUP_TOKENS || self.done_rows >= GROUP_REQUESTS;
+        let batches_full = (self.next_incomplete - self.next_unwritten) as usize >= self.group.batches;
+        let requests_full =
+            self.done_tokens >= self.group.output_tokens || self.done_rows >= self.group.requests;
         if batches_full {
             self.write_batches()?;
         }
