@@ -153,6 +153,11 @@ impl Watch {
         }
     }
 
+    /// Whether gaps need to be told.
+    pub(super) fn watches_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
     /// A gap between two output tokens.
     pub(super) fn gap(&mut self, gap: Nanos) {
         for counter in &mut self.gaps {

@@ -4,6 +4,7 @@
 //! `batches.parquet` as docs/formats.md describes them. It knows no clock and no scheduler policy.
 
 mod columns;
+mod gaps;
 mod hopeless;
 mod recorder;
 mod rows;

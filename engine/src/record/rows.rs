@@ -5,17 +5,6 @@ use crate::units::Nanos;
 /// No such time yet.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// Where a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Not admitted, or preempted: it holds no memory.
-    Queue,
-    /// It holds memory and is in no batch.
-    Idle,
-    /// In a batch in flight.
-    InFlight,
-}
-
 /// A request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestRow {
@@ -23,19 +12,17 @@ pub(super) struct RequestRow {
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) ignored: bool,
-    /// Nothing more will happen to it.
-    pub(super) done: bool,
-    pub(super) place: Place,
+    /// It holds memory.
+    pub(super) allocated: bool,
     pub(super) scheduled: u64,
     pub(super) prefill_end: u64,
-    pub(super) last_token: u64,
     pub(super) completed: u64,
-    pub(super) execution: u64,
+    /// Until it completed, or the trial ended; known only then.
     pub(super) preemption: u64,
-    /// When it was first scheduled or its newest completed batch ended.
-    pub(super) idle_since: u64,
-    /// In flight: its batch. Idle: the first batch that could have had it since.
-    pub(super) batch: u32,
+    /// Over completed batches.
+    pub(super) execution: u64,
+    /// Number of the first batch that could have had it since it was admitted or left its last one.
+    pub(super) eligible_from: u32,
     pub(super) restarts: u32,
     pub(super) pauses: u32,
     /// Number of the batch that produced each output token.
@@ -49,20 +36,32 @@ impl RequestRow {
             prompt_tokens,
             output_tokens,
             ignored,
-            done: ignored,
-            place: Place::Queue,
+            allocated: false,
             scheduled: NEVER,
             prefill_end: NEVER,
-            last_token: NEVER,
             completed: NEVER,
-            execution: 0,
             preemption: 0,
-            idle_since: NEVER,
-            batch: 0,
+            execution: 0,
+            eligible_from: 0,
             restarts: 0,
             pauses: 0,
             tokens: Vec::new(),
         }
+    }
+
+    /// Nothing more will happen to it.
+    pub(super) fn is_done(&self) -> bool {
+        self.ignored || self.completed != NEVER
+    }
+
+    /// Batch number `batch` has it, or preempts it: it was left out of those since it could run.
+    pub(super) fn count_pauses(&mut self, batch: u32) {
+        self.pauses += batch - self.eligible_from;
+    }
+
+    /// What of the time from first scheduled to `until` was not spent in completed batches.
+    pub(super) fn close(&mut self, until: u64) {
+        self.preemption = until - self.scheduled - self.execution;
     }
 }
 
