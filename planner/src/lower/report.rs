@@ -173,9 +173,9 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
     });
     match numbers {
         Numbers::Capacities => {
-            if let Some(metric) = recipe.metrics.first() {
+            if let Some(metric) = recipe.metrics.iter().chain(&recipe.table).next() {
                 return Err(Mistake::new(metric.span, "a capacity has one number and no metrics")
-                    .help("remove `metrics`"));
+                    .help("remove `metrics` and `table`"));
             }
         }
         Numbers::Trials => {
@@ -188,6 +188,9 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
             };
             let alike = recipe.metrics.iter().all(|m| m.value.metric == first.value.metric);
             spec["metrics"] = recipe.metrics.iter().map(|m| metric(m, alike)).collect::<Result<_, _>>()?;
+            if !recipe.table.is_empty() {
+                spec["table"] = recipe.table.iter().map(|m| metric(m, false)).collect::<Result<_, _>>()?;
+            }
             spec["scale"]["unit"] = json!(time_unit(recipe));
         }
     }
@@ -323,7 +326,8 @@ fn measured(claim: &Claim, figure: &Figure, numbers: Numbers) -> Result<(String,
         }
         (Numbers::Trials, Some(wanted)) => {
             let column = |s: &Statistic| format!("{}_{}", s.metric, s.statistic);
-            let there: Vec<String> = figure.metrics.iter().map(|m| column(&m.value)).collect();
+            let there: Vec<String> =
+                figure.metrics.iter().chain(&figure.table).map(|m| column(&m.value)).collect();
             let name = column(&wanted.value);
             if !there.contains(&name) {
                 let unknown =
@@ -366,4 +370,22 @@ fn names(recipe: &Figure, rows: &[Site<'_>]) -> Result<BTreeMap<String, String>,
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::METRICS;
+
+    #[test]
+    fn the_metrics_are_those_of_the_page() {
+        let page = include_str!("../../../docs/metrics.md");
+        let words: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+        let missing: Vec<_> = METRICS.iter().filter(|name| !words.contains(*name)).collect();
+        assert!(missing.is_empty(), "expected {missing:?} in docs/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let unknown: Vec<_> = rows.filter(|(name, _)| !METRICS.contains(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?} cannot be asked for");
+    }
 }

@@ -28,6 +28,9 @@ pub struct Figure {
     /// What is plotted of trials, such as `p99(tbt)`: one panel each. Capacities have one number and no metrics.
     #[serde(default)]
     pub metrics: Vec<Spanned<Statistic>>,
+    /// Further numbers of trials for the table, the CSV and the JSON, not drawn.
+    #[serde(default)]
+    pub table: Vec<Spanned<Statistic>>,
 }
 
 /// A variable of a sweep in a figure.

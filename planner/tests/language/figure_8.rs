@@ -92,7 +92,6 @@ fn steps() {
         x/capacity/Sarathi-hybrid-strict
         x/capacity/Sarathi-hybrid-relaxed
         x/figure-8a
-        x/figure-8a-all-batches
         x/figure-8b
         x/claims"#]]
     .assert_eq(&addresses(&steps).join("\n"));
@@ -212,7 +211,6 @@ fn another_quantile_changes_the_figure_alone() {
 fn another_batch_cap_adds_two_trials() {
     expect![[r#"
         x/figure-8a
-        x/figure-8a-all-batches
         x/latency/tp4-pp2-b256
         x/latency/tp4-pp2-b256/summary
         x/latency/tp8-b256
