@@ -1,5 +1,7 @@
 //! Serving engine and simulator of Chariot; see ARCHITECTURE.md for the map.
 
+pub mod backend;
+pub mod comm;
 pub mod engine;
 pub mod executor;
 pub mod manifest;

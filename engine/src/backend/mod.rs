@@ -1,0 +1,3 @@
+//! Tensor operations, and only those that the models call. A backend knows nothing of sequences, schedulers or other ranks.
+
+pub mod cpu;
