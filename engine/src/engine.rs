@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::io::Write;
 
+use thiserror::Error;
+
 use crate::executor::{Event, Executor};
 use crate::record::{RecordError, Recorder};
 use crate::sched::batch::Batch;
@@ -14,6 +16,17 @@ use crate::sched::{Admission, NewSequence, Scheduler};
 use crate::timeline::Timeline;
 use crate::units::{Nanos, SeqId};
 use crate::workload::Request;
+
+/// Why a trial came to nothing.
+#[derive(Debug, Error)]
+pub enum TrialError<E> {
+    /// The records could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A batch could not be run.
+    #[error("{0}")]
+    Executor(E),
+}
 
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,18 +75,19 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
     }
 
     /// Runs until every request is done, the limit is reached, or a watched predicate can no longer hold.
-    pub fn run(mut self, time_limit: Nanos) -> Result<Ending, RecordError> {
+    pub fn run(mut self, time_limit: Nanos) -> Result<Ending, TrialError<E::Error>> {
         while self.executor.now() < time_limit {
             self.admit();
             if let Some(predicate) = self.recorder.hopeless(self.executor.now()) {
                 self.ending.stopped = Some(predicate.to_owned());
                 break;
             }
-            if self.submit() {
+            if self.submit().map_err(TrialError::Executor)? {
                 continue;
             }
             let Some(until) = self.next_event(time_limit) else { break };
-            if let Event::Completed { start, end, .. } = self.executor.wait(until) {
+            let event = self.executor.wait(until).map_err(TrialError::Executor)?;
+            if let Event::Completed { start, end, .. } = event {
                 self.complete(start, end)?;
             }
         }
@@ -102,19 +116,19 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
     }
 
     /// Forms and submits a batch, if there is a place in flight and anything to run.
-    fn submit(&mut self) -> bool {
+    fn submit(&mut self) -> Result<bool, E::Error> {
         if self.in_flight.len() >= self.executor.depth() as usize {
-            return false;
+            return Ok(false);
         }
-        let Some(batch) = self.scheduler.schedule() else { return false };
+        let Some(batch) = self.scheduler.schedule() else { return Ok(false) };
         let now = self.executor.now();
         self.recorder.scheduled(&batch, now);
         if let Some(timeline) = &mut self.timeline {
             timeline.scheduled(&batch, now, &self.scheduler);
         }
-        self.executor.submit(&batch);
+        self.executor.submit(&batch, &self.scheduler)?;
         self.in_flight.push_back(batch);
-        true
+        Ok(true)
     }
 
     /// Until when to wait for a batch: the next arrival, where it could be scheduled at once. `None`: nothing is left to do.
@@ -132,7 +146,7 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
 
     fn complete(&mut self, start: Nanos, end: Nanos) -> Result<(), RecordError> {
         let batch = self.in_flight.pop_front().expect("executors complete only what was submitted");
-        let outcomes = self.scheduler.complete(&batch, &[]);
+        let outcomes = self.scheduler.complete(&batch, self.executor.ended());
         self.ending.batches += 1;
         self.ending.completed += outcomes.iter().filter(|outcome| outcome.finished).count() as u32;
         self.recorder.completed(&batch, outcomes, start, end)?;

@@ -1,10 +1,16 @@
 //! The one seam between real and simulated execution. Whoever executes owns time.
 
+use std::error::Error;
+
+use crate::sched::Scheduler;
 use crate::sched::batch::Batch;
-use crate::units::{BatchId, Nanos};
+use crate::units::{BatchId, Nanos, SeqId};
 
 /// Runs batches through the stages and tells the time.
 pub trait Executor {
+    /// What can go wrong: nothing in a simulation, a dead worker in reality.
+    type Error: Error + Send + Sync + 'static;
+
     /// Time since the start of the trial.
     fn now(&self) -> Nanos;
 
@@ -13,11 +19,17 @@ pub trait Executor {
 
     /// Hands a batch to the first stage; returns at once (the executor's own scheduling overhead, if it models
     /// or spends any, has passed on its clock). The caller keeps batches in flight <= depth.
-    fn submit(&mut self, batch: &Batch);
+    /// `scheduler` tells where the batch's sequences have their blocks.
+    fn submit(&mut self, batch: &Batch, scheduler: &Scheduler) -> Result<(), Self::Error>;
 
     /// Waits until a batch is complete or the clock reaches `until`, whichever is first.
     /// Completed batches come in the order submitted. `until` may be `Nanos::MAX` while a batch is in flight.
-    fn wait(&mut self, until: Nanos) -> Event;
+    fn wait(&mut self, until: Nanos) -> Result<Event, Self::Error>;
+
+    /// Sequences of the batch completed last that produced their end-of-sequence token in it.
+    fn ended(&self) -> &[SeqId] {
+        &[]
+    }
 }
 
 /// What `wait` saw.

@@ -12,8 +12,10 @@ mod kernels;
 pub mod platform;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 use crate::executor::{Event, Executor, StageStay};
+use crate::sched::Scheduler;
 use crate::sched::batch::Batch;
 use crate::units::{BatchId, Nanos};
 
@@ -66,18 +68,9 @@ impl SimExecutor {
     pub fn into_stays(self) -> Vec<StageStay> {
         self.stays.unwrap_or_default()
     }
-}
 
-impl Executor for SimExecutor {
-    fn now(&self) -> Nanos {
-        self.now
-    }
-
-    fn depth(&self) -> u32 {
-        self.costs.depth()
-    }
-
-    fn submit(&mut self, batch: &Batch) {
+    /// A batch enters the first stage as soon as it can: its way through all stages is known from here on.
+    fn enter(&mut self, batch: &Batch) {
         assert!(self.in_flight.len() < self.stage_free.len(), "caller keeps batches in flight <= depth");
         let cost = self.costs.cost(batch, &mut self.scratch);
         self.now += cost.schedule;
@@ -104,7 +97,8 @@ impl Executor for SimExecutor {
         });
     }
 
-    fn wait(&mut self, until: Nanos) -> Event {
+    /// The oldest batch leaves, if it is back by `until`.
+    fn leave(&mut self, until: Nanos) -> Event {
         let Some(flight) = self.in_flight.pop_front_if(|flight| flight.back <= until) else {
             assert!(until < Nanos::MAX, "caller waits for a batch in flight or for a time");
             self.now = self.now.max(until);
@@ -112,6 +106,27 @@ impl Executor for SimExecutor {
         };
         self.now = self.now.max(flight.back) + flight.process;
         Event::Completed { batch: flight.batch, start: flight.start, end: self.now }
+    }
+}
+
+impl Executor for SimExecutor {
+    type Error = Infallible;
+
+    fn now(&self) -> Nanos {
+        self.now
+    }
+
+    fn depth(&self) -> u32 {
+        self.costs.depth()
+    }
+
+    fn submit(&mut self, batch: &Batch, _: &Scheduler) -> Result<(), Infallible> {
+        self.enter(batch);
+        Ok(())
+    }
+
+    fn wait(&mut self, until: Nanos) -> Result<Event, Infallible> {
+        Ok(self.leave(until))
     }
 }
 

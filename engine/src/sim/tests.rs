@@ -37,23 +37,23 @@ fn completed(batch: u32, start: u64, end: u64) -> Event {
 #[test]
 fn one_stage_takes_driver_and_round_trip_in_series() {
     let mut executor = executor(1, 0.0, 4.0, 1.0, 3.0);
-    executor.submit(&batch(0));
+    executor.enter(&batch(0));
     assert_eq!(executor.now(), Nanos(MS));
     // 1 schedule, 2 there, 10 stage, 2 back, 3 process
-    assert_eq!(executor.wait(Nanos::MAX), completed(0, 3, 18));
+    assert_eq!(executor.leave(Nanos::MAX), completed(0, 3, 18));
     assert_eq!(executor.now(), Nanos(18 * MS));
 }
 
 #[test]
 fn two_stages_overlap_two_batches() {
     let mut executor = executor(2, 1.0, 0.0, 0.0, 0.0);
-    executor.submit(&batch(0));
-    executor.submit(&batch(1));
-    assert_eq!(executor.wait(Nanos::MAX), completed(0, 0, 21));
-    executor.submit(&batch(2));
+    executor.enter(&batch(0));
+    executor.enter(&batch(1));
+    assert_eq!(executor.leave(Nanos::MAX), completed(0, 0, 21));
+    executor.enter(&batch(2));
     // Batch 1 waits for stage 0 until 10, is sent by 21, and finds stage 1 just free.
-    assert_eq!(executor.wait(Nanos::MAX), completed(1, 10, 31));
-    assert_eq!(executor.wait(Nanos::MAX), completed(2, 21, 42));
+    assert_eq!(executor.leave(Nanos::MAX), completed(1, 10, 31));
+    assert_eq!(executor.leave(Nanos::MAX), completed(2, 21, 42));
     let stays: Vec<_> =
         executor.into_stays().iter().map(|s| (s.batch.0, s.stage, s.start.0 / MS, s.end.0 / MS)).collect();
     assert_eq!(
@@ -65,9 +65,9 @@ fn two_stages_overlap_two_batches() {
 #[test]
 fn waiting_stops_at_the_time_given() {
     let mut executor = executor(1, 0.0, 0.0, 0.0, 0.0);
-    assert_eq!(executor.wait(Nanos(5 * MS)), Event::TimeReached);
-    executor.submit(&batch(0));
-    assert_eq!(executor.wait(Nanos(14 * MS)), Event::TimeReached);
+    assert_eq!(executor.leave(Nanos(5 * MS)), Event::TimeReached);
+    executor.enter(&batch(0));
+    assert_eq!(executor.leave(Nanos(14 * MS)), Event::TimeReached);
     assert_eq!(executor.now(), Nanos(14 * MS));
-    assert_eq!(executor.wait(Nanos(15 * MS)), completed(0, 5, 15));
+    assert_eq!(executor.leave(Nanos(15 * MS)), completed(0, 5, 15));
 }
