@@ -222,7 +222,7 @@ fn what_lies_between_the_stages_leaves_bubbles_of_its_length() {
     // With two batches in flight a micro-batch comes round once in stages + sends + driver, and nothing fills that.
     let mut platform = constant();
     platform.links[0].send_recv.alpha_us = Coefficient::certain(2000.0);
-    platform.cpu.driver_round_trip_ms = Coefficient::certain(4.0);
+    platform.cpu.as_mut().unwrap().driver_round_trip_ms = Coefficient::certain(4.0);
     let setting = Setting { policy: eights(), batch_cap: 16, ..Setting::new(platform, 1, 2) };
     let run = setting.run(&at_once(16, 8, 2000));
     let round = (10.0 + 2.0 + 10.0 + 4.0) * MS;
@@ -233,7 +233,7 @@ fn what_lies_between_the_stages_leaves_bubbles_of_its_length() {
 fn steady_decode_on_kernels_takes_the_sum_of_its_parts() {
     // Falcon-180B, TP4 x PP2: the prompts are short, so that nearly all batches are decodes of 8 sequences.
     let mut platform = platform("azure-nc96ads-a100-v4-x2");
-    platform.cpu.driver_round_trip_ms = Coefficient::certain(0.0);
+    platform.cpu.as_mut().unwrap().driver_round_trip_ms = Coefficient::certain(0.0);
     let setting = Setting { policy: eights(), batch_cap: 16, ..Setting::new(platform, 4, 2) };
     let run = setting.run(&at_once(16, 8, 3000));
     let batches = rows(&run.batches);

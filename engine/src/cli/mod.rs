@@ -2,6 +2,7 @@
 
 mod cluster;
 mod files;
+mod plan;
 mod shard;
 mod simulate;
 

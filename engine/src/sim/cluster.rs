@@ -1,6 +1,8 @@
 //! A platform brought up: each device's node and each pair's link written out, as `cluster.json` holds them.
 //! Knows nothing of models or files.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::platform::{Platform, PlatformError};
@@ -48,12 +50,26 @@ pub struct Device {
 pub enum Provenance {
     /// From the discrete-event simulator.
     Simulated,
+    /// From real execution.
+    Measured,
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simulated => "simulated",
+            Self::Measured => "measured",
+        })
+    }
 }
 
 impl Cluster {
-    /// Checks a preset and resolves devices and links.
-    pub fn bring_up(preset: Platform) -> Result<Self, PlatformError> {
+    /// Checks a preset and resolves devices and links. A simulated one must know what work costs.
+    pub fn bring_up(preset: Platform, provenance: Provenance) -> Result<Self, PlatformError> {
         preset.validate()?;
+        if provenance == Provenance::Simulated {
+            preset.costs()?;
+        }
         let per_node = preset.gpus_per_node;
         let device = |device| Device { device, node: device / per_node, gpu: device % per_node };
         let class = |a: u32, b: u32| {
@@ -63,7 +79,7 @@ impl Cluster {
         let all = 0..preset.devices();
         Ok(Self {
             format: FORMAT,
-            provenance: Provenance::Simulated,
+            provenance,
             platform: preset.name.clone(),
             nodes: preset.nodes,
             gpus_per_node: per_node,

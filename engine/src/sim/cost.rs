@@ -78,7 +78,8 @@ impl CostModel {
     /// Resolves the coefficients for a model on a platform. Rank r runs on device r.
     pub fn new(platform: &Platform, shape: &ModelShape, division: &Division, band: Band) -> Self {
         let parallel = division.parallel;
-        let stage = |stage: u32| match &platform.stage {
+        let (stage_costs, cpu) = platform.costs().expect("a simulated cluster was brought up with costs");
+        let stage = |stage: u32| match stage_costs {
             StageCosts::Affine(affine) => StageTime::affine(affine, band),
             StageCosts::Kernels(kernels) => {
                 let group = &platform.link(&parallel.stage_ranks(stage)).all_reduce;
@@ -92,7 +93,7 @@ impl CostModel {
             let farthest = links.max_by_key(|link| link.span).expect("Division refuses tp=0");
             Line::transfer(&farthest.send_recv, band)
         };
-        let CpuCosts { schedule, prepare, sampler, process, driver_round_trip_ms } = &platform.cpu;
+        let CpuCosts { schedule, prepare, sampler, process, driver_round_trip_ms } = cpu;
         Self {
             stages: (0..parallel.pp).map(stage).collect(),
             sends: (1..parallel.pp).map(send).collect(),

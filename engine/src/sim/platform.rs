@@ -1,4 +1,4 @@
-//! A simulated platform: nodes, devices, links and the coefficients of the cost model, as its YAML preset says them.
+//! A platform: nodes, devices, links, the coefficients of the cost model and how real ranks run, as its YAML preset says them.
 //! Knows nothing of models, batches or time.
 
 use serde::{Deserialize, Serialize};
@@ -20,10 +20,62 @@ pub struct Platform {
     pub gpu_memory_gb: f64,
     /// Link classes from the nearest to the farthest.
     pub links: Vec<Link>,
-    /// What a stage's work costs on a device.
-    pub stage: StageCosts,
-    /// What each batch costs on the CPU, beside its stages.
-    pub cpu: CpuCosts,
+    /// What a stage's work costs on a device; what a simulation needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageCosts>,
+    /// What each batch costs on the CPU, beside its stages; what a simulation needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuCosts>,
+    /// How ranks run where the platform is brought up for real; absent: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+}
+
+/// How ranks run as processes of one host.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// Compute threads of a rank.
+    pub threads: u32,
+    /// How ranks talk.
+    pub transport: Transport,
+    /// Whether messages take the time that `links` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulate: Option<Emulation>,
+}
+
+/// How ranks of one host talk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Through a shared file in memory.
+    SharedMemory,
+    /// Over TCP.
+    Tcp,
+}
+
+/// Links slower than the host's own memory: each message takes `time_scale * (alpha + bytes / bandwidth)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Emulation {
+    /// Factor of all times: how much slower this host computes than the devices whose links are emulated.
+    pub time_scale: f64,
+    /// Bytes that each value of a message counts for: those of the emulated device's type, times how much wider its model is.
+    pub bytes_per_value: f64,
+    /// A trial whose messages were late by more than this share of their planned time is invalid. Default: 0.05.
+    #[serde(default = "late_max")]
+    pub late_max: f64,
+}
+
+fn late_max() -> f64 {
+    0.05
+}
+
+impl Default for Runtime {
+    /// One thread a rank, shared memory, no emulation.
+    fn default() -> Self {
+        Self { threads: 1, transport: Transport::SharedMemory, emulate: None }
+    }
 }
 
 /// How the devices of one aligned block of `span` neighbours reach one another.
@@ -189,6 +241,11 @@ pub enum PlatformError {
         /// Its own.
         found: u32,
     },
+    /// Nothing to simulate with.
+    #[error(
+        "{0}: expected the costs to simulate with, found none; a platform that is not simulated can be measured: `chariot-engine profile`"
+    )]
+    NoCosts(&'static str),
     /// Devices that no link joins.
     #[error("links: expected the last class to span all {devices} devices, found {found}")]
     Unjoined {
@@ -216,6 +273,12 @@ impl Platform {
         self.links.iter().find(within).expect("validate() checked that the last class spans all devices")
     }
 
+    /// What a simulation needs.
+    pub fn costs(&self) -> Result<(&StageCosts, &CpuCosts), PlatformError> {
+        let stage = self.stage.as_ref().ok_or(PlatformError::NoCosts("stage"))?;
+        Ok((stage, self.cpu.as_ref().ok_or(PlatformError::NoCosts("cpu"))?))
+    }
+
     /// Refuses what no platform can be.
     pub fn validate(&self) -> Result<(), PlatformError> {
         let counts = [("nodes", self.nodes), ("gpus_per_node", self.gpus_per_node)];
@@ -228,6 +291,7 @@ impl Platform {
             return Err(range("gpu_memory_gb", "a size above 0", self.gpu_memory_gb));
         }
         self.validate_links()?;
+        self.runtime.as_ref().map_or(Ok(()), Runtime::validate)?;
         self.coefficients().into_iter().try_for_each(|(field, coefficient, direction)| {
             coefficient.check(direction).map_err(|expected| range(&field, expected, coefficient))
         })
@@ -257,15 +321,33 @@ impl Platform {
             all.push((format!("links.{name}.send_recv.alpha_us"), send_recv.alpha_us, Cost));
             all.push((format!("links.{name}.send_recv.gbps"), send_recv.gbps, Rate));
         }
-        for (field, coefficient, direction) in self.stage.coefficients() {
+        for (field, coefficient, direction) in self.stage.iter().flat_map(StageCosts::coefficients) {
             all.push((format!("stage.{field}"), coefficient, direction));
         }
-        for (field, cost) in self.cpu.terms() {
+        for (field, cost) in self.cpu.iter().flat_map(CpuCosts::terms) {
             all.push((format!("cpu.{field}.ms"), cost.ms, Cost));
             all.push((format!("cpu.{field}.per_sequence_ms"), cost.per_sequence_ms, Cost));
         }
-        all.push(("cpu.driver_round_trip_ms".to_owned(), self.cpu.driver_round_trip_ms, Cost));
+        let round_trip = self.cpu.iter().map(|cpu| cpu.driver_round_trip_ms);
+        all.extend(round_trip.map(|cost| ("cpu.driver_round_trip_ms".to_owned(), cost, Cost)));
         all
+    }
+}
+
+impl Runtime {
+    fn validate(&self) -> Result<(), PlatformError> {
+        if !(1..=1024).contains(&self.threads) {
+            return Err(range("runtime.threads", "a count from 1 to 1024", self.threads));
+        }
+        let Some(Emulation { time_scale, bytes_per_value, late_max }) = self.emulate else { return Ok(()) };
+        let factors =
+            [("time_scale", time_scale), ("bytes_per_value", bytes_per_value), ("late_max", late_max)];
+        for (field, factor) in factors {
+            if !(factor.is_finite() && factor > 0.0) {
+                return Err(range(&format!("runtime.emulate.{field}"), "a number above 0", factor));
+            }
+        }
+        Ok(())
     }
 }
 

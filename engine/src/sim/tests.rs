@@ -17,9 +17,10 @@ fn executor(pp: u32, send: f64, round_trip: f64, schedule: f64, process: f64) ->
     let mut platform: Platform = serde_saphyr::from_str(&read("platforms/constant-x8.yaml")).unwrap();
     platform.links[0].send_recv.alpha_us = Coefficient::certain(send * 1e3);
     platform.links[0].send_recv.gbps = Coefficient::certain(1e30);
-    platform.cpu.driver_round_trip_ms = Coefficient::certain(round_trip);
-    platform.cpu.schedule.ms = Coefficient::certain(schedule);
-    platform.cpu.process.ms = Coefficient::certain(process);
+    let cpu = platform.cpu.as_mut().unwrap();
+    cpu.driver_round_trip_ms = Coefficient::certain(round_trip);
+    cpu.schedule.ms = Coefficient::certain(schedule);
+    cpu.process.ms = Coefficient::certain(process);
     let shape = ModelShape::parse(&read("models/mistral-7b.yaml"), "").unwrap();
     let division = Division::new(&shape, Parallel { tp: 1, pp }).unwrap();
     SimExecutor::new(CostModel::new(&platform, &shape, &division, Band::Central)).keep_stays()

@@ -13,7 +13,9 @@ fn times(tp: u32, pp: u32, stage: u32) -> KernelTimes {
     let platform: Platform =
         serde_saphyr::from_str(&read("platforms/azure-nc96ads-a100-v4-x2.yaml")).unwrap();
     let division = Division::new(&shape, Parallel { tp, pp }).unwrap();
-    let StageCosts::Kernels(kernels) = &platform.stage else { panic!("the preset has kernels") };
+    let StageCosts::Kernels(kernels) = platform.stage.as_ref().unwrap() else {
+        panic!("the preset has kernels")
+    };
     let ring = &platform.link(&division.parallel.stage_ranks(stage)).all_reduce;
     KernelTimes::new(kernels, ring, &shape, &division, stage, Band::Central)
 }
