@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::executor::{Event, Executor};
 use crate::record::{RecordError, Recorder};
 use crate::sched::batch::Batch;
-use crate::sched::{Admission, NewSequence, Scheduler};
+use crate::sched::{Admission, NewSequence, Outcome, Scheduler};
 use crate::timeline::Timeline;
 use crate::units::{Nanos, SeqId};
 use crate::workload::Request;
@@ -43,14 +43,100 @@ pub struct Ending {
     pub batches: u32,
 }
 
+/// A scheduler and an executor, and the batches between them: the loop's two moves, for whoever serves requests.
+pub struct Engine<E> {
+    scheduler: Scheduler,
+    executor: E,
+    in_flight: VecDeque<Batch>,
+}
+
+/// A batch that has left the last stage.
+pub struct Completed<'a> {
+    /// What ran.
+    pub batch: &'a Batch,
+    /// One a chunk, in the batch's order.
+    pub outcomes: &'a [Outcome],
+    /// When its first stage began.
+    pub start: Nanos,
+    /// When its outputs were known.
+    pub end: Nanos,
+}
+
+impl<E: Executor> Engine<E> {
+    /// Nothing in flight.
+    pub fn new(scheduler: Scheduler, executor: E) -> Self {
+        Self { scheduler, executor, in_flight: VecDeque::new() }
+    }
+
+    /// What waits and runs.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// A request has arrived.
+    pub fn add(&mut self, seq: NewSequence) -> Admission {
+        self.scheduler.add(seq)
+    }
+
+    /// Who runs the batches.
+    pub fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    /// Who runs the batches.
+    pub fn executor_mut(&mut self) -> &mut E {
+        &mut self.executor
+    }
+
+    /// Hands the executor back.
+    pub fn into_executor(self) -> E {
+        self.executor
+    }
+
+    /// Whether no batch is under way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Whether as many batches are under way as there are stages.
+    pub fn is_full(&self) -> bool {
+        self.in_flight.len() >= self.executor.depth() as usize
+    }
+
+    /// Forms and submits a batch, if there is a place in flight and anything to run; with the time at which it was formed and
+    /// the scheduler as it stands then.
+    pub fn submit(&mut self) -> Result<Option<(&Batch, Nanos, &Scheduler)>, E::Error> {
+        if self.is_full() {
+            return Ok(None);
+        }
+        let Some(batch) = self.scheduler.schedule() else { return Ok(None) };
+        let now = self.executor.now();
+        self.executor.submit(&batch, &self.scheduler)?;
+        self.in_flight.push_back(batch);
+        Ok(self.in_flight.back().map(|batch| (batch, now, &self.scheduler)))
+    }
+
+    /// Waits for the oldest batch, but not beyond `until`, and shows it to `seen` when it is complete.
+    pub fn wait<T>(
+        &mut self,
+        until: Nanos,
+        seen: impl FnOnce(&E, Completed<'_>) -> T,
+    ) -> Result<Option<T>, E::Error> {
+        let Event::Completed { start, end, .. } = self.executor.wait(until)? else { return Ok(None) };
+        let batch = self.in_flight.pop_front().expect("executors complete only what was submitted");
+        let outcomes = self.scheduler.complete(&batch, self.executor.ended());
+        let result = seen(&self.executor, Completed { batch: &batch, outcomes, start, end });
+        self.scheduler.recycle(batch);
+        Ok(Some(result))
+    }
+}
+
 /// A trial under way.
 pub struct Trial<'a, E, W: Write + Send> {
     requests: &'a [Request],
-    scheduler: Scheduler,
-    executor: &'a mut E,
+    engine: Engine<E>,
     recorder: &'a mut Recorder<W>,
     timeline: Option<&'a mut Timeline>,
-    in_flight: VecDeque<Batch>,
     arrived: usize,
     ending: Ending,
 }
@@ -60,12 +146,12 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
     pub fn new(
         requests: &'a [Request],
         scheduler: Scheduler,
-        executor: &'a mut E,
+        executor: E,
         recorder: &'a mut Recorder<W>,
     ) -> Self {
         let ending = Ending { end: Nanos::ZERO, stopped: None, completed: 0, ignored: 0, batches: 0 };
-        let in_flight = VecDeque::new();
-        Self { requests, scheduler, executor, recorder, timeline: None, in_flight, arrived: 0, ending }
+        let engine = Engine::new(scheduler, executor);
+        Self { requests, engine, recorder, timeline: None, arrived: 0, ending }
     }
 
     /// Tells `timeline` of every event too.
@@ -76,9 +162,9 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
 
     /// Runs until every request is done, the limit is reached, or a watched predicate can no longer hold.
     pub fn run(mut self, time_limit: Nanos) -> Result<Ending, TrialError<E::Error>> {
-        while self.executor.now() < time_limit {
+        while self.now() < time_limit {
             self.admit();
-            if let Some(predicate) = self.recorder.hopeless(self.executor.now()) {
+            if let Some(predicate) = self.recorder.hopeless(self.now()) {
                 self.ending.stopped = Some(predicate.to_owned());
                 break;
             }
@@ -86,18 +172,19 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
                 continue;
             }
             let Some(until) = self.next_event(time_limit) else { break };
-            let event = self.executor.wait(until).map_err(TrialError::Executor)?;
-            if let Event::Completed { start, end, .. } = event {
-                self.complete(start, end)?;
-            }
+            self.wait(until)?;
         }
-        self.ending.end = self.executor.now();
+        self.ending.end = self.now();
         Ok(self.ending)
+    }
+
+    fn now(&self) -> Nanos {
+        self.engine.executor().now()
     }
 
     /// Tells the scheduler of everyone who has arrived by now.
     fn admit(&mut self) {
-        let now = self.executor.now();
+        let now = self.now();
         while let Some(request) = self.requests.get(self.arrived).filter(|request| request.arrival <= now) {
             let seq = NewSequence {
                 id: SeqId(self.arrived as u32),
@@ -105,7 +192,7 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
                 prompt_tokens: request.prompt_tokens,
                 output_tokens: request.output_tokens,
             };
-            let ignored = self.scheduler.add(seq) == Admission::Ignored;
+            let ignored = self.engine.add(seq) == Admission::Ignored;
             self.recorder.arrived(&seq, ignored);
             self.ending.ignored += u32::from(ignored);
             if let Some(timeline) = self.timeline.as_mut().filter(|_| !ignored) {
@@ -117,43 +204,38 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
 
     /// Forms and submits a batch, if there is a place in flight and anything to run.
     fn submit(&mut self) -> Result<bool, E::Error> {
-        if self.in_flight.len() >= self.executor.depth() as usize {
-            return Ok(false);
-        }
-        let Some(batch) = self.scheduler.schedule() else { return Ok(false) };
-        let now = self.executor.now();
-        self.recorder.scheduled(&batch, now);
+        let Some((batch, now, scheduler)) = self.engine.submit()? else { return Ok(false) };
+        self.recorder.scheduled(batch, now);
         if let Some(timeline) = &mut self.timeline {
-            timeline.scheduled(&batch, now, &self.scheduler);
+            timeline.scheduled(batch, now, scheduler);
         }
-        self.executor.submit(&batch, &self.scheduler)?;
-        self.in_flight.push_back(batch);
         Ok(true)
     }
 
     /// Until when to wait for a batch: the next arrival, where it could be scheduled at once. `None`: nothing is left to do.
     fn next_event(&self, time_limit: Nanos) -> Option<Nanos> {
         let next_arrival = self.requests.get(self.arrived).map(|request| request.arrival);
-        let idle = self.in_flight.is_empty();
-        if idle && next_arrival.is_none() && self.scheduler.unfinished() == 0 {
+        let idle = self.engine.is_idle();
+        if idle && next_arrival.is_none() && self.engine.scheduler().unfinished() == 0 {
             return None;
         }
-        let full = self.in_flight.len() >= self.executor.depth() as usize;
+        let full = self.engine.is_full();
         let until = next_arrival.filter(|_| !full).unwrap_or(time_limit).min(time_limit);
         assert!(!(idle && until == Nanos::MAX), "a scheduler with all blocks free runs its oldest sequence");
         Some(until)
     }
 
-    fn complete(&mut self, start: Nanos, end: Nanos) -> Result<(), RecordError> {
-        let batch = self.in_flight.pop_front().expect("executors complete only what was submitted");
-        let outcomes = self.scheduler.complete(&batch, self.executor.ended());
-        self.ending.batches += 1;
-        self.ending.completed += outcomes.iter().filter(|outcome| outcome.finished).count() as u32;
-        self.recorder.completed(&batch, outcomes, start, end)?;
-        if let Some(timeline) = &mut self.timeline {
-            timeline.completed(&batch, outcomes, start, end);
-        }
-        self.scheduler.recycle(batch);
-        Ok(())
+    fn wait(&mut self, until: Nanos) -> Result<(), TrialError<E::Error>> {
+        let Self { engine, recorder, timeline, ending, .. } = self;
+        let seen = |_: &E, Completed { batch, outcomes, start, end }: Completed<'_>| {
+            ending.batches += 1;
+            ending.completed += outcomes.iter().filter(|outcome| outcome.finished).count() as u32;
+            if let Some(timeline) = timeline {
+                timeline.completed(batch, outcomes, start, end);
+            }
+            recorder.completed(batch, outcomes, start, end)
+        };
+        let recorded = engine.wait(until, seen).map_err(TrialError::Executor)?;
+        Ok(recorded.transpose()?.unwrap_or_default())
     }
 }

@@ -32,6 +32,30 @@ pub trait Executor {
     }
 }
 
+impl<E: Executor> Executor for &mut E {
+    type Error = E::Error;
+
+    fn now(&self) -> Nanos {
+        (**self).now()
+    }
+
+    fn depth(&self) -> u32 {
+        (**self).depth()
+    }
+
+    fn submit(&mut self, batch: &Batch, scheduler: &Scheduler) -> Result<(), E::Error> {
+        (**self).submit(batch, scheduler)
+    }
+
+    fn wait(&mut self, until: Nanos) -> Result<Event, E::Error> {
+        (**self).wait(until)
+    }
+
+    fn ended(&self) -> &[SeqId] {
+        (**self).ended()
+    }
+}
+
 /// What `wait` saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
