@@ -43,7 +43,8 @@ class Model:
 
 def read(folder: Path) -> Model:
     config = json.loads((folder / "config.json").read_text())
-    return (read_falcon if config["model_type"] == "falcon" else read_llama)(config, load_file(folder / "model.safetensors"))
+    of_family = read_falcon if config["model_type"] == "falcon" else read_llama
+    return of_family(config, load_file(folder / "model.safetensors"))
 
 
 def read_llama(config: dict, weights: dict[str, Tensor]) -> Model:
@@ -55,7 +56,8 @@ def read_llama(config: dict, weights: dict[str, Tensor]) -> Model:
         norms = [of["input_layernorm.weight"]], [of["post_attention_layernorm.weight"]]
         layers.append(Layer(q, k, v, out, up, down, *norms, [gate]))
     shape = config["num_attention_heads"], config["num_key_value_heads"], config["intermediate_size"]
-    return Model("llama", *shape, config["rms_norm_eps"], weights["model.embed_tokens.weight"], layers, [weights["model.norm.weight"]])
+    embedding, final = weights["model.embed_tokens.weight"], [weights["model.norm.weight"]]
+    return Model("llama", *shape, config["rms_norm_eps"], embedding, layers, final)
 
 
 def read_falcon(config: dict, weights: dict[str, Tensor]) -> Model:
@@ -67,9 +69,11 @@ def read_falcon(config: dict, weights: dict[str, Tensor]) -> Model:
         # Each group: its query heads, then one key and one value.
         groups = of["self_attention.query_key_value.weight"].unflatten(0, (kv_heads, -1, dim))
         q, k, v = (part.flatten(0, -2) for part in (groups[:, :-2], groups[:, -2], groups[:, -1]))
-        out, up, down = (of[f"{name}.weight"] for name in ("self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"))
+        names = ("self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+        out, up, down = (of[f"{name}.weight"] for name in names)
         norms = ([of[f"{name}.weight"], of[f"{name}.bias"]] for name in ("ln_attn", "ln_mlp"))
         layers.append(Layer(q, k, v, out, up, down, *norms, []))
     final = [weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"]]
     shape = heads, kv_heads, config["ffn_hidden_size"]
-    return Model("falcon", *shape, config["layer_norm_epsilon"], weights["transformer.word_embeddings.weight"], layers, final)
+    embedding = weights["transformer.word_embeddings.weight"]
+    return Model("falcon", *shape, config["layer_norm_epsilon"], embedding, layers, final)

@@ -13,7 +13,10 @@ def silent(_level: int, _text: bytes, _user: ctypes.c_void_p) -> None:
 
 
 class LlamaCpp:
-    """One sequence of the cache per row of the batch. The cache is f16, as usual: one of f32 is slower, since flash attention casts it at every step."""
+    """One sequence of the cache per row of the batch.
+
+    The cache is f16, as usual: one of f32 is slower, since flash attention casts it at every step.
+    """
 
     def __init__(self, file: Path, batch: int, context: int, threads: int):
         llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))

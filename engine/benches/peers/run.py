@@ -2,16 +2,20 @@
 
     python run.py --out FOLDER [--rounds 5] [--threads 2] [--engine COMMAND]
 
-writes FOLDER/samples.csv, FOLDER/checks.csv and FOLDER/table.md. `--engine` adds a column `chariot`. Its COMMAND is a template, for instance
+writes FOLDER/samples.csv, FOLDER/checks.csv and FOLDER/table.md; `--report` writes the table of samples that are there.
+`--engine` adds rows `chariot`. Its COMMAND is a template, for instance
 
-    chariot-engine bench-model --model {hf} --dtype {dtype} --prompt {prompt} --batch {batch} --new {new} --threads {threads}
+    chariot-engine bench-model --model {hf} --dtype {dtype} --prompt {prompt} --batch {batch} --new {new} \\
+        --threads {threads}
 
 The contract, which the peers keep as well (`measure.py`):
 
 - {hf} is a Hugging Face folder whose weights are stored in {dtype} (f32 or bf16), to be computed in that type;
-- {batch} prompts of {prompt} tokens, any ids; prefill takes them to their first token, decode then takes {new} steps of one token each, greedy;
+- {batch} prompts of {prompt} tokens, any ids; prefill takes them to their first token, decode then takes {new} greedy
+  steps, each of one token a sequence;
 - a pass that does not count, then the median over 2 passes or more and 1.5 s or more;
-- the last line of stdout is {"prefill_tokens_per_s": batch * prompt / s, "decode_tokens_per_s": batch * new / s or null where new is 0}.
+- the last line of stdout is {"prefill_tokens_per_s": batch * prompt / s, "decode_tokens_per_s": batch * new / s}, the
+  latter null where new is 0.
 """
 
 import argparse
@@ -92,12 +96,12 @@ def prepare(out: Path) -> None:
     subprocess.run(["g++", *flags, str(HERE / "machine.cpp"), "-o", str(out / "machine")], check=True)
 
 
-def check(out: Path, threads: int) -> set[tuple[str, str, str]]:
-    """That every peer computes the same model, else the table compares nothing. Returns those that do; the others cannot run it."""
+def check(out: Path, threads: int) -> list[tuple[str, str, str]]:
+    """That every peer computes the same model, else the table compares nothing. Returns who can run what."""
     import models
     from measure import check_tokens
 
-    able = set()
+    able = []
     with open(out / "checks.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["family", "dtype", "peer", "apart_of_std", "same_first_token"])
@@ -110,10 +114,12 @@ def check(out: Path, threads: int) -> set[tuple[str, str, str]]:
                 continue
             want, got = models.reference_logits(paths["hf"], check_tokens()), np.load(found)
             apart = float(abs(got - want).max() / want.std())
-            able.add((family, dtype, peer))
+            able.append((family, dtype, peer))
             rows.writerow([family, dtype, peer, f"{apart:.2g}", int(got.argmax() == want.argmax())])
             if apart > APART_MAX[dtype]:
-                sys.exit(f"{family} {dtype} {peer}: expected logits within {APART_MAX[dtype]} of their spread, found {apart:.2g}")
+                sys.exit(
+                    f"{family} {dtype} {peer}: expected logits within {APART_MAX[dtype]} spreads, found {apart:.2g}"
+                )
     return able
 
 
@@ -185,13 +191,15 @@ def table(out: Path, threads: int) -> str:
         for row in csv.DictReader(file):
             found[row["family"], row["dtype"], row["cell"], row["peer"]].append(float(row["tokens_per_s"]))
     machine = {cell: found["machine", "", cell, f"{threads} threads"] for cell in ("read_gb_per_s", "fma_gflop_per_s")}
-    peers = list(dict.fromkeys(key[3] for key in found if key[0] != "machine"))
-    lines = [f"{threads} threads; reads {spread(machine['read_gb_per_s'])} GB/s, f32 FMA {spread(machine['fma_gflop_per_s'])} GFLOP/s", ""]
+    peers = [peer for peer in (*PEERS, "chariot") if any(key[3] == peer for key in found)]
+    reads, multiplies = spread(machine["read_gb_per_s"]), spread(machine["fma_gflop_per_s"])
+    lines = [f"{threads} threads; reads {reads} GB/s, f32 FMA {multiplies} GFLOP/s", ""]
     lines += ["| model | peer | " + " | ".join(cell.name for cell in CELLS) + " |", "|---|---|" + "---|" * len(CELLS)]
     for family, dtype in MODELS:
         for peer in peers:
-            cells = " | ".join(spread(found.get((family, dtype, cell.name, peer), [])) for cell in CELLS)
-            lines.append(f"| {family} {dtype} | {peer} | {cells} |")
+            cells = [found.get((family, dtype, cell.name, peer), []) for cell in CELLS]
+            if any(cells):
+                lines.append(f"| {family} {dtype} | {peer} | {' | '.join(map(spread, cells))} |")
     for dtype in DTYPES:
         roofs = " | ".join(f"{roof(machine, dtype, cell):.0f}" for cell in CELLS)
         lines.append(f"| either {dtype} | *roof* | {roofs} |")
@@ -206,7 +214,7 @@ def spread(values: list[float]) -> str:
 
 
 def roof(machine: dict[str, list[float]], dtype: str, cell: Cell) -> float:
-    """Tokens/s if every step read each weight once at the measured bandwidth, or multiplied at the measured f32 peak; attention left out."""
+    """Tokens/s if each step read every weight once at the measured bandwidth, or multiplied at the f32 peak; no attention."""
     flop_per_s = statistics.median(machine["fma_gflop_per_s"]) * 1e9
     if not cell.new:
         return flop_per_s / (2 * LAYERS * LAYER_PARAMETERS)
@@ -215,19 +223,25 @@ def roof(machine: dict[str, list[float]], dtype: str, cell: Cell) -> float:
     return min(cell.batch * steps_per_s, flop_per_s / (2 * PARAMETERS))
 
 
+def run_all(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    prepare(args.out)
+    commands = {able: PEERS[able[2]] for able in check(args.out, args.threads)}
+    if args.engine:
+        commands |= {(*model, "chariot"): args.engine for model in MODELS}
+    sample_rounds(args.out, args.rounds, args.threads, commands)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--engine", help="command template that adds the column chariot")
+    parser.add_argument("--engine", help="command template that adds rows chariot")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    prepare(args.out)
-    commands = {able: PEERS[able[2]] for able in sorted(check(args.out, args.threads))}
-    if args.engine:
-        commands |= {(*model, "chariot"): args.engine for model in MODELS}
-    sample_rounds(args.out, args.rounds, args.threads, commands)
+    if not args.report:
+        run_all(args)
     (args.out / "table.md").write_text(table(args.out, args.threads))
     print((args.out / "table.md").read_text())
 

@@ -1,4 +1,7 @@
-"""PyTorch as a peer: a plain loop over the layers with a KV cache of its own, which is faster than Transformers' modules."""
+"""PyTorch as a peer: a plain loop over the layers, with a KV cache of its own.
+
+In f32 it is a little faster than Transformers' modules, in bf16 up to twice as fast.
+"""
 
 from pathlib import Path
 

@@ -15,7 +15,14 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, FalconConfig, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from mutants import mutants
 
@@ -139,7 +146,7 @@ def prompts(length: int) -> Iterator[list[int]]:
 
 def steady_path(model: PreTrainedModel, length: int) -> tuple[list[int], list[int], list[float], Tensor]:
     """The first prompt whose greedy path is neither a loop nor decided by rounding."""
-    for _, prompt in zip(range(100), prompts(length)):
+    for _, prompt in zip(range(100), prompts(length), strict=False):
         tokens, margins, rows = greedy(model, prompt)
         if min(margins) >= MARGIN_MIN and len(set(tokens)) >= DISTINCT_MIN:
             return prompt, tokens, margins, rows
