@@ -1,6 +1,29 @@
 //! Messages between the ranks of one engine. Knows nothing of what the values mean.
+//!
+//! ```text
+//! Mesh -> Group (collectives) -> {Wire: shared memory | TCP, Pace (emulated links)}
+//! ```
+//!
+//! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
+//! rank's groups in turn.
+
+mod clock;
+mod group;
+mod links;
+mod mapping;
+mod mesh;
+mod pace;
+pub mod secret;
+pub mod shm;
+pub mod tcp;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use thiserror::Error;
+
+pub use links::{Lateness, LinkClass, Links};
+pub use mesh::Mesh;
 
 /// A group of ranks that sum, gather and send together. Every rank of the group makes the same calls in the same order.
 pub trait Communicator: Send {
@@ -16,14 +39,14 @@ pub trait Communicator: Send {
     /// `all[size, mine.len()]` becomes every rank's part, in order of ranks.
     fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError>;
 
-    /// Hands `data` to rank `to`, which calls `recv`; may return before it has arrived.
+    /// Hands `data` to rank `to`, which calls `recv`; may return before it has arrived, or wait until it is received.
     fn send(&mut self, to: usize, data: &[f32]) -> Result<(), CommError>;
 
     /// Waits for as many values from rank `from` as `data` holds.
     fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError>;
 }
 
-/// Why a message did not get through.
+/// Why a message did not get through. Ranks are those of the whole mesh.
 #[derive(Debug, Error)]
 pub enum CommError {
     /// The peer is gone.
@@ -40,16 +63,6 @@ pub enum CommError {
         /// How long this rank waited.
         seconds: f64,
     },
-    /// A message of another size: the ranks disagree on what comes next.
-    #[error("rank {peer}: expected {expected} bytes, found {found}")]
-    Size {
-        /// Who.
-        peer: usize,
-        /// Bytes asked for.
-        expected: u64,
-        /// Bytes sent.
-        found: u64,
-    },
     /// The operating system refused.
     #[error("rank {peer}: {source}")]
     Io {
@@ -58,4 +71,11 @@ pub enum CommError {
         /// Its answer.
         source: std::io::Error,
     },
+}
+
+impl CommError {
+    /// Whether another rank is to blame.
+    pub fn is_of_peer(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
 }

@@ -1,0 +1,205 @@
+//! Ranks of one host through shared memory: a ring buffer for each ordered pair, in one file that all map.
+//!
+//! ```text
+//! pair (from, to) at (from * world + to) * PAIR:   written | read | reader waits | writer waits | RING bytes
+//! ```
+//!
+//! `written` and `read` count bytes modulo 2^32; each is moved by one side alone. A side that finds nothing to do spins for a few
+//! microseconds and then sleeps on the other's word, so that ranks that share a core let each other run.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use camino::Utf8Path;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use super::CommError;
+use super::clock::monotonic_ns;
+use super::mapping::Mapping;
+use super::wire::Wire;
+
+/// Bytes of a ring buffer, a power of two.
+const RING: usize = 1 << 18;
+/// A cache line, so that the two sides' words do not share one.
+const LINE: usize = 64;
+const PAIR: usize = 4 * LINE + RING;
+/// Looks before sleeping.
+const SPINS: u32 = 300;
+/// A sleeper looks again after this long, whatever happens.
+const NAP: Duration = Duration::from_millis(20);
+
+/// Makes the file through which `world` ranks talk, readable by this user alone.
+pub fn create(path: &Utf8Path, world: usize) -> io::Result<()> {
+    use fs_err::os::unix::fs::OpenOptionsExt;
+    let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_len((world * world * PAIR) as u64)
+}
+
+/// One rank's view of all pairs.
+#[derive(Debug)]
+pub(super) struct Shared {
+    map: Mapping,
+    rank: usize,
+    world: usize,
+    timeout: Duration,
+}
+
+impl Shared {
+    pub(super) fn open(path: &Utf8Path, rank: usize, world: usize, timeout: Duration) -> io::Result<Self> {
+        let map = Mapping::open(path)?;
+        if map.len() != world * world * PAIR {
+            let what = format!(
+                "{path}: expected {} bytes for {world} ranks, found {}",
+                world * world * PAIR,
+                map.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Self { map, rank, world, timeout })
+    }
+
+    fn ring(&self, from: usize, to: usize) -> Ring<'_> {
+        Ring { map: &self.map, start: (from * self.world + to) * PAIR }
+    }
+}
+
+impl Wire for Shared {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world(&self) -> usize {
+        self.world
+    }
+
+    fn send(&mut self, to: usize, mut bytes: &[u8]) -> Result<(), CommError> {
+        let ring = self.ring(self.rank, to);
+        while !bytes.is_empty() {
+            let room = self.wait(to, &ring, Half::Writer)?;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            ring.put(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn recv(&mut self, from: usize, mut bytes: &mut [u8]) -> Result<(), CommError> {
+        let ring = self.ring(from, self.rank);
+        while !bytes.is_empty() {
+            let there = self.wait(from, &ring, Half::Reader)?;
+            let (now, later) = bytes.split_at_mut(there.min(bytes.len()));
+            ring.take(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Waits until this half of the ring can move bytes; how many.
+    fn wait(&self, peer: usize, ring: &Ring<'_>, half: Half) -> Result<usize, CommError> {
+        for _ in 0..SPINS {
+            if let Some(bytes) = ring.ready(half) {
+                return Ok(bytes);
+            }
+            std::hint::spin_loop();
+        }
+        let began = monotonic_ns();
+        loop {
+            if let Some(bytes) = ring.sleep(half) {
+                return Ok(bytes);
+            }
+            if monotonic_ns() - began > self.timeout.as_nanos() as u64 {
+                return Err(CommError::Timeout { peer, seconds: self.timeout.as_secs_f64() });
+            }
+        }
+    }
+}
+
+/// Who moves which end of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Reader,
+    Writer,
+}
+
+struct Ring<'a> {
+    map: &'a Mapping,
+    start: usize,
+}
+
+impl Ring<'_> {
+    fn written(&self) -> &AtomicU32 {
+        self.map.word(self.start)
+    }
+
+    fn read(&self) -> &AtomicU32 {
+        self.map.word(self.start + LINE)
+    }
+
+    /// Set while a half sleeps.
+    fn asleep(&self, half: Half) -> &AtomicU32 {
+        self.map.word(self.start + if half == Half::Reader { 2 * LINE } else { 3 * LINE })
+    }
+
+    /// Bytes that `half` can move now, if any.
+    fn ready(&self, half: Half) -> Option<usize> {
+        let there =
+            self.written().load(Ordering::SeqCst).wrapping_sub(self.read().load(Ordering::SeqCst)) as usize;
+        let bytes = if half == Half::Reader { there } else { RING - there };
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Sleeps until the other half has moved, or for a nap; what is ready then.
+    fn sleep(&self, half: Half) -> Option<usize> {
+        let other = if half == Half::Reader { self.written() } else { self.read() };
+        let seen = other.load(Ordering::SeqCst);
+        let asleep = self.asleep(half);
+        asleep.store(1, Ordering::SeqCst);
+        if self.ready(half).is_none() {
+            let nap = Timespec { tv_sec: 0, tv_nsec: i64::from(NAP.subsec_nanos()) };
+            // Woken, timed out or changed before it slept: it looks again in any case.
+            let _ = futex::wait(other, futex::Flags::empty(), seen, Some(&nap));
+        }
+        asleep.store(0, Ordering::SeqCst);
+        self.ready(half)
+    }
+
+    /// Writes bytes for which there is room.
+    fn put(&self, bytes: &[u8]) {
+        let written = self.written().load(Ordering::SeqCst);
+        let (first, second) = self.places(written, bytes.len());
+        self.map.write(first.start, &bytes[..first.len()]);
+        self.map.write(second.start, &bytes[first.len()..]);
+        self.written().store(written.wrapping_add(bytes.len() as u32), Ordering::SeqCst);
+        self.wake(Half::Reader, self.written());
+    }
+
+    /// Reads bytes that are there.
+    fn take(&self, bytes: &mut [u8]) {
+        let read = self.read().load(Ordering::SeqCst);
+        let (first, second) = self.places(read, bytes.len());
+        let (head, tail) = bytes.split_at_mut(first.len());
+        self.map.read(first.start, head);
+        self.map.read(second.start, tail);
+        self.read().store(read.wrapping_add(bytes.len() as u32), Ordering::SeqCst);
+        self.wake(Half::Writer, self.read());
+    }
+
+    fn wake(&self, sleeper: Half, word: &AtomicU32) {
+        if self.asleep(sleeper).load(Ordering::SeqCst) != 0 {
+            // Nobody to wake is no error.
+            let _ = futex::wake(word, futex::Flags::empty(), 1);
+        }
+    }
+
+    /// Where `length` bytes from count `at` on lie: up to the end of the buffer, and from its beginning.
+    fn places(&self, at: u32, length: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
+        let buffer = self.start + 4 * LINE;
+        let offset = at as usize % RING;
+        let first = length.min(RING - offset);
+        (buffer + offset..buffer + offset + first, buffer..buffer + length - first)
+    }
+}

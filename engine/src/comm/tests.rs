@@ -1,0 +1,249 @@
+//! Every transport against plain sums, and what happens when a peer is not there.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+use super::clock::monotonic_ns;
+use super::secret::Secret;
+use super::tcp::Listener;
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Transport {
+    SharedMemory,
+    Tcp,
+}
+
+/// Runs `work` on every rank of a mesh, a thread each; results in order of ranks.
+fn on_mesh<T: Send>(
+    transport: Transport,
+    world: usize,
+    links: Option<Links>,
+    work: impl Fn(usize, &mut Mesh) -> T + Sync,
+) -> Vec<T> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
+    shm::create(&path, world).unwrap();
+    let secret = Secret::random().unwrap();
+    let listeners: Vec<Listener> =
+        (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
+    let peers: Vec<_> = listeners.iter().map(|listener| listener.address().unwrap()).collect();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(rank, listener)| {
+                let (path, peers, secret, work, links) = (&path, &peers, &secret, &work, links.clone());
+                scope.spawn(move || {
+                    let mut mesh = match transport {
+                        Transport::SharedMemory => Mesh::shared_memory(path, rank, world, PATIENCE).unwrap(),
+                        Transport::Tcp => Mesh::tcp(listener, rank, peers, secret, PATIENCE).unwrap(),
+                    };
+                    if let Some(links) = links {
+                        mesh.emulate(links);
+                    }
+                    work(rank, &mut mesh)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn since(began_ns: u64) -> Duration {
+    Duration::from_nanos(monotonic_ns() - began_ns)
+}
+
+/// Values that differ by rank and place, and whose sums depend on the order in the last bit.
+fn values(rank: usize, length: usize) -> Vec<f32> {
+    (0..length).map(|i| ((rank * 7919 + i * 104_729) % 10_007) as f32 * 1e-3 - 5.0).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn sums_and_parts_are_those_of_plain_loops_and_the_same_bits_on_every_rank() {
+    for transport in [Transport::SharedMemory, Transport::Tcp] {
+        for world in [1, 2, 3, 4, 5, 8] {
+            let everyone: Vec<usize> = (0..world).collect();
+            for length in [0, 1, 7, 1000, (1 << 14) + 1, (1 << 17) + 13] {
+                let results = on_mesh(transport, world, None, |rank, mesh| {
+                    let mut group = mesh.group(&everyone);
+                    let mut sum = values(rank, length);
+                    group.all_reduce(&mut sum).unwrap();
+                    let mut all = vec![0.0; world * length];
+                    group.all_gather(&values(rank, length), &mut all).unwrap();
+                    (sum, all)
+                });
+                let parts: Vec<f32> = everyone.iter().flat_map(|rank| values(*rank, length)).collect();
+                for (sum, all) in &results {
+                    assert_eq!(bits(sum), bits(&results[0].0), "{transport:?} {world} {length}");
+                    assert_eq!(bits(all), bits(&parts), "{transport:?} {world} {length}");
+                }
+                for (i, sum) in results[0].0.iter().enumerate() {
+                    let expected: f64 = everyone.iter().map(|rank| f64::from(parts[rank * length + i])).sum();
+                    assert!((f64::from(*sum) - expected).abs() < 1e-4, "{transport:?} {world} {length} {i}");
+                }
+            }
+        }
+    }
+}
+
+/// TP2 x PP2 with two micro-batches in flight, messages larger than any buffer.
+#[test]
+fn groups_of_a_pipeline_interleave() {
+    const LENGTH: usize = 300_000;
+    for transport in [Transport::SharedMemory, Transport::Tcp] {
+        let results = on_mesh(transport, 4, None, |rank, mesh| {
+            let (stage, tp) = (rank / 2, rank % 2);
+            let mut stage_group = mesh.group(&[stage * 2, stage * 2 + 1]);
+            let mut pair = mesh.group(&[tp, tp + 2]);
+            let mut kept = Vec::new();
+            for batch in 0..6 {
+                let mut hidden = vec![batch as f32 + tp as f32; LENGTH];
+                if stage == 1 {
+                    pair.recv(0, &mut hidden).unwrap();
+                }
+                stage_group.all_reduce(&mut hidden).unwrap();
+                if stage == 0 {
+                    pair.send(1, &hidden).unwrap();
+                }
+                kept.push((hidden[0], hidden[LENGTH - 1]));
+            }
+            kept
+        });
+        for batch in 0..6 {
+            let first = 2.0 * batch as f32 + 1.0;
+            for (rank, kept) in results.iter().enumerate() {
+                let expected = if rank < 2 { first } else { 2.0 * first };
+                assert_eq!(kept[batch], (expected, expected), "{transport:?} rank {rank} batch {batch}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_named_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
+    shm::create(&path, 2).unwrap();
+    let mesh = Mesh::shared_memory(&path, 0, 2, Duration::from_millis(200)).unwrap();
+    let began = monotonic_ns();
+    let error = mesh.group(&[0, 1]).all_reduce(&mut [1.0; 8]).unwrap_err();
+    assert!(matches!(error, CommError::Timeout { peer: 1, .. }) && error.is_of_peer(), "{error}");
+    assert!(since(began) < Duration::from_secs(2));
+    assert!(shm::create(&path, 2).is_err(), "a file of another run is not taken over");
+    assert!(Mesh::shared_memory(&path, 0, 3, PATIENCE).is_err(), "nor one of another size");
+}
+
+#[test]
+fn a_tcp_peer_that_ends_is_named_at_once() {
+    let results = on_mesh(Transport::Tcp, 2, None, |rank, mesh| {
+        (rank == 0).then(|| mesh.group(&[0, 1]).recv(1, &mut [0.0; 8]).unwrap_err())
+    });
+    assert!(matches!(results[0], Some(CommError::Closed { peer: 1 })), "{results:?}");
+}
+
+#[test]
+fn a_stranger_does_not_disturb_who_belongs_together() {
+    let secret = Secret::random().unwrap();
+    let listeners = [(); 2].map(|()| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap());
+    let peers = listeners.each_ref().map(|listener| listener.address().unwrap());
+    // Comes first, knows another secret, and is refused.
+    let mut stranger = std::net::TcpStream::connect(peers[0]).unwrap();
+    let (done, over) = channel();
+    let refused = std::thread::spawn(move || {
+        let result = Secret::random().unwrap().shake_hands(&mut stranger, secret::Side::Caller);
+        over.recv().unwrap();
+        result
+    });
+    std::thread::scope(|scope| {
+        for (rank, listener) in listeners.into_iter().enumerate() {
+            let (peers, secret) = (&peers, &secret);
+            scope.spawn(move || {
+                let mesh = Mesh::tcp(listener, rank, peers, secret, PATIENCE).unwrap();
+                let mut sum = [1.0; 4];
+                mesh.group(&[0, 1]).all_reduce(&mut sum).unwrap();
+                assert_eq!(sum, [2.0; 4]);
+            });
+        }
+    });
+    done.send(()).unwrap();
+    assert!(refused.join().unwrap().is_err());
+}
+
+fn links(time_scale: f64) -> Links {
+    let class = |span, alpha, gbps| LinkClass {
+        span,
+        ring_alpha_us: alpha,
+        ring_gbps: gbps,
+        send_alpha_us: 30.0,
+        send_gbps: gbps,
+    };
+    Links { classes: vec![class(2, 57.6, 23.67), class(4, 315.0, 3.75)], time_scale, bytes_per_value: 2.0 }
+}
+
+#[test]
+fn the_nearest_class_that_holds_a_group_counts() {
+    let links = links(1.0);
+    let span = |ranks: &[usize]| links.class(ranks).map(|class| class.span);
+    assert_eq!([span(&[0, 1]), span(&[2, 3]), span(&[1, 2]), span(&[0, 1, 2, 3])], [2, 2, 4, 4].map(Some));
+    assert_eq!(span(&[3, 4]), None);
+    // 315 us + 2 x 3/4 x 7500 x 2 B / 3.75 GB/s = 321 us
+    assert_eq!(links.all_reduce_ns(&links.classes[1], 4, 7500), 321_000);
+}
+
+/// Scaled to milliseconds, so that a busy machine can keep the plan.
+#[test]
+fn emulated_messages_take_their_planned_time() {
+    let results = on_mesh(Transport::SharedMemory, 4, Some(links(20.0)), |rank, mesh| {
+        let mut all = mesh.group(&[0, 1, 2, 3]);
+        let mut pair = mesh.group(&[rank % 2, rank % 2 + 2]);
+        let mut times = Vec::new();
+        for _ in 0..9 {
+            let began = monotonic_ns();
+            all.all_reduce(&mut [1.0; 7500]).unwrap();
+            times.push(since(began));
+        }
+        times.sort();
+        let mut sends = Vec::new();
+        for _ in 0..5 {
+            all.all_reduce(&mut [0.0]).unwrap();
+            let began = monotonic_ns();
+            if rank < 2 {
+                pair.send(1, &vec![1.0; 300_000]).unwrap();
+            } else {
+                pair.recv(0, &mut vec![0.0; 300_000]).unwrap();
+                sends.push(since(began));
+            }
+        }
+        sends.sort();
+        (times[4], sends.get(2).copied(), mesh.lateness())
+    });
+    let near = |time: Duration, planned_ms: f64| (time.as_secs_f64() * 1e3 / planned_ms - 1.0).abs() < 0.1;
+    for (all_reduce, send, lateness) in &results {
+        assert!(near(*all_reduce, 6.42), "{all_reduce:?}");
+        // (30 us + 600 kB / 3.75 GB/s) x 20
+        assert!(send.is_none_or(|send| near(send, 3.8)), "{send:?}");
+        assert!(lateness.messages >= 14 && lateness.planned_ns > 0, "{lateness:?}");
+    }
+}
+
+/// A link that is asked for more than this machine can move is found late, not on time.
+#[test]
+fn what_cannot_keep_its_plan_is_late() {
+    let lateness = on_mesh(Transport::SharedMemory, 4, Some(links(1e-6)), |_, mesh| {
+        mesh.group(&[0, 1, 2, 3]).all_reduce(&mut vec![1.0; 1 << 18]).unwrap();
+        mesh.lateness()
+    });
+    for lateness in lateness {
+        assert!(lateness.late_ns > lateness.planned_ns && lateness.worst_ns > 0, "{lateness:?}");
+    }
+}

@@ -1,0 +1,21 @@
+//! Bytes between ranks, in order, whatever carries them. Knows no collective.
+
+use super::CommError;
+
+/// One rank's end of the connections to all others. Bytes between two ranks come in the order sent.
+///
+/// A send may wait until the peer receives. It never does for the first 128 KiB that the peer has not yet received: collectives
+/// rely on that, for ranks that all send before they receive.
+pub(super) trait Wire: Send {
+    /// Whose end it is.
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn world(&self) -> usize;
+
+    /// Sends bytes to another rank.
+    fn send(&mut self, to: usize, bytes: &[u8]) -> Result<(), CommError>;
+
+    /// Fills `bytes` with what another rank sent.
+    fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError>;
+}
