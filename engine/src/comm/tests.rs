@@ -200,39 +200,37 @@ fn the_nearest_class_that_holds_a_group_counts() {
     assert_eq!(links.all_reduce_ns(&links.classes[1], 4, 7500), 321_000);
 }
 
-/// Scaled to milliseconds, so that a busy machine can keep the plan.
+/// Scaled to milliseconds. No message is ever early; that a busy machine makes some late is what lateness is for, so the quickest
+/// of several is held to the plan.
 #[test]
 fn emulated_messages_take_their_planned_time() {
     let results = on_mesh(Transport::SharedMemory, 4, Some(links(20.0)), |rank, mesh| {
         let mut all = mesh.group(&[0, 1, 2, 3]);
         let mut pair = mesh.group(&[rank % 2, rank % 2 + 2]);
-        let mut times = Vec::new();
-        for _ in 0..9 {
+        let all_reduce = |_| {
             let began = monotonic_ns();
             all.all_reduce(&mut [1.0; 7500]).unwrap();
-            times.push(since(began));
-        }
-        times.sort();
-        let mut sends = Vec::new();
-        for _ in 0..5 {
+            since(began)
+        };
+        let quickest = (0..15).map(all_reduce).min().unwrap();
+        let send = |_| {
             all.all_reduce(&mut [0.0]).unwrap();
             let began = monotonic_ns();
             if rank < 2 {
                 pair.send(1, &vec![1.0; 300_000]).unwrap();
             } else {
                 pair.recv(0, &mut vec![0.0; 300_000]).unwrap();
-                sends.push(since(began));
             }
-        }
-        sends.sort();
-        (times[4], sends.get(2).copied(), mesh.lateness())
+            since(began)
+        };
+        (quickest, (0..9).map(send).min().unwrap(), mesh.lateness())
     });
-    let near = |time: Duration, planned_ms: f64| (time.as_secs_f64() * 1e3 / planned_ms - 1.0).abs() < 0.1;
-    for (all_reduce, send, lateness) in &results {
-        assert!(near(*all_reduce, 6.42), "{all_reduce:?}");
-        // (30 us + 600 kB / 3.75 GB/s) x 20
-        assert!(send.is_none_or(|send| near(send, 3.8)), "{send:?}");
-        assert!(lateness.messages >= 14 && lateness.planned_ns > 0, "{lateness:?}");
+    let ratio = |time: Duration, planned_ms: f64| time.as_secs_f64() * 1e3 / planned_ms;
+    for (rank, (all_reduce, send, lateness)) in results.iter().enumerate() {
+        assert!((1.0..1.1).contains(&ratio(*all_reduce, 6.42)), "{all_reduce:?}");
+        // (30 us + 600 kB / 3.75 GB/s) x 20, from when the sender began
+        assert!(rank < 2 || (0.9..1.1).contains(&ratio(*send, 3.8)), "{send:?}");
+        assert!(lateness.messages >= 24 && lateness.planned_ns > 0, "{lateness:?}");
     }
 }
 
