@@ -5,6 +5,7 @@
     reason = "several tests use parts of it, and a test fails by panicking"
 )]
 
+pub(crate) mod folder;
 pub(crate) mod plain;
 
 use std::borrow::Cow;

@@ -44,7 +44,7 @@ impl Plain {
     }
 
     fn get(&self, name: &str) -> &[f32] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("no {name}"))
+        self.tensors.get(name).unwrap_or_else(|| panic!("no {name}"))
     }
 
     fn is_falcon(&self) -> bool {
@@ -73,7 +73,8 @@ impl Plain {
         for layer in 0..self.count("num_hidden_layers") {
             x = self.layer(layer, x);
         }
-        let head = if self.is_set("tie_word_embeddings") { embedding } else { own_head };
+        let is_tied = self.config["tie_word_embeddings"].as_bool().unwrap_or(self.is_falcon());
+        let head = if is_tied { embedding } else { own_head };
         x.iter().map(|x| product(self.get(head), &self.norm(norm, x))).collect()
     }
 
