@@ -5,6 +5,7 @@ pub mod comm;
 pub mod engine;
 pub mod executor;
 pub mod manifest;
+pub mod model;
 pub mod record;
 pub mod sched;
 pub mod shape;

@@ -1,11 +1,14 @@
 //! `weights.json`: a model divided over the ranks of a cluster, and what of each device's memory that takes.
-//! Knows no file and no weights' values.
+//! Knows no file's content.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::model::ModelConfig;
 use crate::shape::ModelShape;
-use crate::shard::{Division, Parallel, ShardError, Tensor};
+use crate::shard::{Division, Dtype, Parallel, ShardError, Tensor};
 use crate::sim::cluster::{Cluster, Provenance};
 
 /// Version of `weights.json`.
@@ -30,9 +33,39 @@ pub struct Manifest {
     pub total_bytes: u64,
     /// What the fullest device holds, and has room for.
     pub memory: Memory,
+    /// What real weights are; absent where they are only reckoned with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
     /// First stage first. Left out when a trial reads it.
     #[serde(skip_deserializing)]
     pub stages: Vec<Stage>,
+}
+
+/// Weights that stand in rank files beside the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// What the model computes.
+    pub config: ModelConfig,
+    /// Type of every tensor.
+    pub dtype: Dtype,
+    /// Where the values come from.
+    pub origin: Origin,
+    /// Tensors that were read -> BLAKE3 of each; none for a dummy.
+    pub inputs: BTreeMap<String, String>,
+}
+
+/// Where a model's values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Made up from a seed.
+    Dummy {
+        /// Of all values.
+        seed: u64,
+    },
+    /// A Hugging Face folder.
+    HuggingFace,
 }
 
 /// Memory of the fullest device.
@@ -47,7 +80,7 @@ pub struct Memory {
 }
 
 /// A contiguous range of layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
     /// Which, from 0.
     pub stage: u32,
@@ -60,7 +93,7 @@ pub struct Stage {
 }
 
 /// What one device holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rank {
     /// Which, from 0 over all stages.
     pub rank: u32,
@@ -70,8 +103,16 @@ pub struct Rank {
     pub node: u32,
     /// Sum over its tensors.
     pub bytes: u64,
+    /// Digest of all that decides its file, where it has one: [`rank_file`] of its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Everything it holds.
     pub tensors: Vec<Tensor>,
+}
+
+/// The name of a rank's file, beside `weights.json`.
+pub fn rank_file(rank: u32) -> String {
+    format!("rank-{rank:03}.safetensors")
 }
 
 /// Why a model cannot be laid out on a cluster.
@@ -115,19 +156,25 @@ pub enum LayoutError {
 
 impl Manifest {
     /// Lays a model out over a cluster: rank r on device r, the ranks of a stage side by side.
-    pub fn new(cluster: &Cluster, shape: ModelShape, parallel: Parallel) -> Result<Self, LayoutError> {
+    pub fn new(
+        cluster: &Cluster,
+        shape: ModelShape,
+        parallel: Parallel,
+        dtype: Dtype,
+    ) -> Result<Self, LayoutError> {
         let Parallel { tp, pp } = parallel;
         let devices = cluster.devices.len() as u32;
         if u64::from(tp) * u64::from(pp) > u64::from(devices) {
             return Err(LayoutError::TooManyRanks { devices, platform: cluster.platform.clone(), tp, pp });
         }
         let division = Division::new(&shape, parallel)?;
-        let stages: Vec<Stage> = (0..pp).map(|stage| Stage::new(cluster, &shape, &division, stage)).collect();
+        let stages: Vec<Stage> =
+            (0..pp).map(|stage| Stage::new(cluster, &shape, &division, stage, dtype)).collect();
         let bytes = || stages.iter().flat_map(|stage| &stage.ranks).map(|rank| rank.bytes);
         let memory = Memory {
             gpu_bytes: cluster.preset.gpu_memory_bytes(),
             weight_bytes_max: bytes().max().unwrap_or(0),
-            kv_bytes_per_token: division.kv_bytes_per_token(&shape),
+            kv_bytes_per_token: division.kv_bytes_per_token(&shape, dtype),
         };
         if memory.weight_bytes_max > memory.gpu_bytes {
             let (gpu_bytes, weight_bytes) = (memory.gpu_bytes, memory.weight_bytes_max);
@@ -141,6 +188,7 @@ impl Manifest {
             parallel,
             total_bytes: bytes().sum(),
             memory,
+            weights: None,
             stages,
             shape,
         })
@@ -148,12 +196,19 @@ impl Manifest {
 }
 
 impl Stage {
-    fn new(cluster: &Cluster, shape: &ModelShape, division: &Division, stage: u32) -> Self {
-        let tensors = division.tensors(shape, stage);
+    fn new(cluster: &Cluster, shape: &ModelShape, division: &Division, stage: u32, dtype: Dtype) -> Self {
+        let tensors = division.tensors(shape, stage, dtype);
         let bytes = tensors.iter().map(|tensor| tensor.bytes).sum();
         let rank = |rank: u32| {
             let device = cluster.devices[rank as usize];
-            Rank { rank, device: device.device, node: device.node, bytes, tensors: tensors.clone() }
+            Rank {
+                rank,
+                device: device.device,
+                node: device.node,
+                bytes,
+                key: None,
+                tensors: tensors.clone(),
+            }
         };
         let layers = division.layer_range(stage);
         Self {

@@ -113,9 +113,9 @@ impl Division {
     }
 
     /// KV bytes of one token on one rank of the stage with the most layers.
-    pub fn kv_bytes_per_token(&self, shape: &ModelShape) -> u64 {
+    pub fn kv_bytes_per_token(&self, shape: &ModelShape, dtype: Dtype) -> u64 {
         let layers = self.stage_layers.iter().max().copied().unwrap_or(0);
-        2 * F16_BYTES * u64::from(self.rank.kv_heads) * u64::from(shape.head_dim) * u64::from(layers)
+        2 * dtype.bytes() * u64::from(self.rank.kv_heads) * u64::from(shape.head_dim) * u64::from(layers)
     }
 
     /// Peak bytes of activations that one forward pass of `tokens` holds beside weights and KV: four hidden states
@@ -126,13 +126,13 @@ impl Division {
         u64::from(tokens) * F16_BYTES * (4 * u64::from(shape.hidden_size) + 2 * (qkv + mlp))
     }
 
-    /// Every tensor of a rank of `stage`.
-    pub fn tensors(&self, shape: &ModelShape, stage: u32) -> Vec<Tensor> {
-        let mut tensors = Vec::new();
+    /// Every tensor of a rank of `stage`, with values of `dtype`.
+    pub fn tensors(&self, shape: &ModelShape, stage: u32, dtype: Dtype) -> Vec<Tensor> {
+        let mut tensors = Tensors { dtype, all: Vec::new() };
         let last = stage + 1 == self.parallel.pp;
         let embedding = [self.rank.vocab_rows, shape.hidden_size];
         if stage == 0 {
-            tensors.push(Tensor::matrix("embedding.weight".to_owned(), embedding));
+            tensors.push("embedding.weight".to_owned(), &embedding);
         }
         for layer in self.layer_range(stage) {
             self.push_layer(shape, layer, &mut tensors);
@@ -142,9 +142,9 @@ impl Division {
         }
         // A tied projection is stored again where the embedding lies on another rank.
         if last && (!shape.tied_embedding || stage != 0) {
-            tensors.push(Tensor::matrix("lm_head.weight".to_owned(), embedding));
+            tensors.push("lm_head.weight".to_owned(), &embedding);
         }
-        tensors
+        tensors.all
     }
 
     /// The layers of a stage.
@@ -154,14 +154,14 @@ impl Division {
         first..first + self.stage_layers[stage]
     }
 
-    fn push_layer(&self, shape: &ModelShape, layer: u32, tensors: &mut Vec<Tensor>) {
+    fn push_layer(&self, shape: &ModelShape, layer: u32, tensors: &mut Tensors) {
         let RankShape { query_heads, kv_heads, ffn_size, .. } = self.rank;
         let (hidden, dim) = (shape.hidden_size, shape.head_dim);
         for norm in 0..shape.norms_per_layer {
             push_norm(shape, &format!("layers.{layer}.norm{norm}"), tensors);
         }
         let mut push = |name: &str, rows, columns| {
-            tensors.push(Tensor::matrix(format!("layers.{layer}.{name}.weight"), [rows, columns]));
+            tensors.push(format!("layers.{layer}.{name}.weight"), &[rows, columns]);
         };
         push("attention.qkv", (query_heads + 2 * kv_heads) * dim, hidden);
         push("attention.dense", hidden, query_heads * dim);
@@ -173,9 +173,9 @@ impl Division {
     }
 }
 
-fn push_norm(shape: &ModelShape, prefix: &str, tensors: &mut Vec<Tensor>) {
+fn push_norm(shape: &ModelShape, prefix: &str, tensors: &mut Tensors) {
     for part in ["weight", "bias"].iter().take(shape.family.norm_vectors() as usize) {
-        tensors.push(Tensor::new(format!("{prefix}.{part}"), vec![shape.hidden_size]));
+        tensors.push(format!("{prefix}.{part}"), &[shape.hidden_size]);
     }
 }
 
@@ -201,6 +201,19 @@ fn padded_vocab(vocab_size: u32, tp: u32) -> u32 {
     (u64::from(vocab_size).div_ceil(multiple) * multiple) as u32
 }
 
+/// Tensors of one rank, as they are listed.
+struct Tensors {
+    dtype: Dtype,
+    all: Vec<Tensor>,
+}
+
+impl Tensors {
+    fn push(&mut self, name: String, shape: &[u32]) {
+        let bytes = shape.iter().map(|&length| u64::from(length)).product::<u64>() * self.dtype.bytes();
+        self.all.push(Tensor { name, shape: shape.to_vec(), dtype: self.dtype, bytes, digest: None });
+    }
+}
+
 /// One tensor of one rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,24 +226,30 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Its size.
     pub bytes: u64,
+    /// BLAKE3 of its values, where they were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// Type of a tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
-    /// Half precision, two bytes.
+    /// IEEE half precision, two bytes.
     Float16,
+    /// The upper half of a `Float32`.
+    Bfloat16,
+    /// Single precision, four bytes.
+    Float32,
 }
 
-impl Tensor {
-    fn new(name: String, shape: Vec<u32>) -> Self {
-        let bytes = shape.iter().map(|&length| u64::from(length)).product::<u64>() * F16_BYTES;
-        Self { name, shape, dtype: Dtype::Float16, bytes }
-    }
-
-    fn matrix(name: String, [rows, columns]: [u32; 2]) -> Self {
-        Self::new(name, vec![rows, columns])
+impl Dtype {
+    /// Bytes of one value.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Float16 | Self::Bfloat16 => 2,
+            Self::Float32 => 4,
+        }
     }
 }
 

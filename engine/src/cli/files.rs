@@ -79,6 +79,16 @@ impl Output {
         Ok(Self { path: path.to_owned(), draft: Draft(working), file })
     }
 
+    /// Waits until all of it is on the disk, then gives it its name.
+    pub(super) fn publish_durably(mut self) -> anyhow::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        let directory = self.path.parent().filter(|parent| !parent.as_str().is_empty());
+        let directory = File::open(directory.unwrap_or(Utf8Path::new(".")))?;
+        self.publish()?;
+        Ok(directory.sync_all()?)
+    }
+
     /// Gives it its name.
     pub(super) fn publish(mut self) -> anyhow::Result<()> {
         self.file.flush()?;

@@ -1,18 +1,27 @@
-//! `chariot-engine shard`: a model divided over a cluster becomes `weights.json`.
+//! `chariot-engine shard`: a model divided over a cluster becomes `weights.json`, and where it is to run for real rank files beside it.
 
-use camino::Utf8PathBuf;
+mod rank_files;
+
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::manifest::Manifest;
-use chariot_engine::shape::ModelShape;
-use chariot_engine::shard::Parallel;
-use chariot_engine::sim::cluster::{self, Cluster};
+use chariot_engine::model::{ModelConfig, ModelError};
+use chariot_engine::shape::ShapeError;
+use chariot_engine::shard::{Dtype, Parallel};
+use chariot_engine::sim::cluster::{self, Cluster, Provenance};
 
+use self::rank_files::{Done, Source};
 use super::files::{check_format, mistake, read, read_json, write_json, wrong};
 use super::say;
 
 /// Divide a model over the ranks of a cluster
+///
+/// For a cluster that runs for real it also writes each rank's weights, rank-000.safetensors and so on, beside weights.json: those of
+/// a Hugging Face folder, or ones made up from a seed (by default seed 0, bf16). Files that would not change are left alone.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  chariot-engine shard --cluster cluster.json --model pipelines/models/falcon-180b.yaml --tp 4 --pp 2 --out weights.json"
+    after_help = "Examples:\n  chariot-engine shard --cluster cluster.json --model pipelines/models/falcon-180b.yaml --tp 4 --pp 2 --out weights.json\n  chariot-engine shard --cluster cluster.json --model falcon/config.json --weights falcon --tp 2 --pp 1 --out shards/weights.json"
 )]
 pub(super) struct Args {
     /// cluster.json, as `chariot-engine cluster` wrote it
@@ -30,19 +39,54 @@ pub(super) struct Args {
     /// Where to write weights.json
     #[arg(long, value_name = "FILE")]
     out: Utf8PathBuf,
+    /// Also write rank files, from a Hugging Face folder of safetensors
+    #[arg(long, value_name = "DIR", conflicts_with = "dummy")]
+    weights: Option<Utf8PathBuf>,
+    /// Also write rank files, with values made up from this seed
+    #[arg(long, value_name = "SEED")]
+    dummy: Option<u64>,
+    /// Type of the made-up values
+    #[arg(long, value_enum, default_value = "bf16", conflicts_with = "weights")]
+    dtype: DummyDtype,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DummyDtype {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl From<DummyDtype> for Dtype {
+    fn from(dtype: DummyDtype) -> Self {
+        match dtype {
+            DummyDtype::Bf16 => Self::Bfloat16,
+            DummyDtype::F16 => Self::Float16,
+            DummyDtype::F32 => Self::Float32,
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let cluster: Cluster = read_json(&args.cluster)?;
     check_format(&args.cluster, cluster::FORMAT, cluster.format)?;
-    let text = read(&args.model)?;
-    let shape = ModelShape::parse(&text, name(args)).map_err(|error| mistake(&args.model, error))?;
+    let config = config(args)?;
     let parallel = Parallel { tp: args.tp, pp: args.pp };
-    let manifest = Manifest::new(&cluster, shape, parallel).map_err(wrong)?;
+    let source = source(args, cluster.provenance);
+    // A simulated model has the type of the paper's.
+    let dtype = match &source {
+        Some(source) => source.dtype(&config, parallel).map_err(blame)?,
+        None => Dtype::Float16,
+    };
+    let mut manifest = Manifest::new(&cluster, config.shape.clone(), parallel, dtype).map_err(wrong)?;
+    if let Some(source) = source {
+        let (done, elapsed) = timed(|| rank_files::write(&args.out, &mut manifest, config, &source));
+        say_done(&done.map_err(blame_any)?, elapsed)?;
+    }
     write_json(&args.out, &manifest)?;
-    let Manifest { model, platform, total_bytes, memory, .. } = &manifest;
+    let Manifest { model, platform, total_bytes, memory, provenance, .. } = &manifest;
     say(format_args!(
-        "{model} on {platform} (simulated), tp{} x pp{}: {:.1} GB of weights, at most {:.2} GB a device, {} B of KV a token there",
+        "{model} on {platform} ({provenance}), tp{} x pp{}: {:.1} GB of weights, at most {:.2} GB a device, {} B of KV a token there",
         args.tp,
         args.pp,
         *total_bytes as f64 / 1e9,
@@ -51,9 +95,72 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     ))
 }
 
+/// What was asked for, or for a cluster that runs for real a dummy.
+fn source(args: &Args, provenance: Provenance) -> Option<Source> {
+    let seed = match (&args.weights, args.dummy, provenance) {
+        (Some(folder), ..) => return Some(Source::Folder(folder.clone())),
+        (None, Some(seed), _) => seed,
+        (None, None, Provenance::Measured) => 0,
+        (None, None, Provenance::Simulated) => return None,
+    };
+    Some(Source::Dummy { seed, dtype: args.dtype.into() })
+}
+
+/// The model's configuration. A folder of weights has its own, which must have the shape that was asked for.
+fn config(args: &Args) -> anyhow::Result<ModelConfig> {
+    let config = parse(&args.model)?;
+    let Some(folder) = &args.weights else { return Ok(config) };
+    let own = folder.join("config.json");
+    let mut found = parse(&own)?;
+    found.shape.name.clone_from(&config.shape.name);
+    match found.shape == config.shape {
+        true => Ok(found),
+        false => Err(mistake(
+            &own,
+            format_args!("expected the shape of {}, {:?}, found {:?}", args.model, config.shape, found.shape),
+        )),
+    }
+}
+
+fn parse(path: &Utf8Path) -> anyhow::Result<ModelConfig> {
+    let blame = |error: ShapeError| mistake(path, error);
+    ModelConfig::parse(&read(path)?, name(path)).map_err(blame)
+}
+
+/// Wrong weights are the user's to mend, a full disk is not.
+fn blame(error: ModelError) -> anyhow::Error {
+    match error {
+        ModelError::Io(error) => error.into(),
+        error => wrong(error),
+    }
+}
+
+fn blame_any(error: anyhow::Error) -> anyhow::Error {
+    error.downcast::<ModelError>().map_or_else(|other| other, blame)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the speed of writing is for people, and decides nothing")]
+fn timed<T>(action: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = action();
+    (result, start.elapsed())
+}
+
+fn say_done(done: &Done, elapsed: Duration) -> anyhow::Result<()> {
+    let Done { written, written_bytes, kept } = done;
+    let (gigabytes, seconds) = (*written_bytes as f64 / 1e9, elapsed.as_secs_f64());
+    match written {
+        0 => say(format_args!("rank files: {kept} as they should be")),
+        _ => say(format_args!(
+            "rank files: {written} written, {kept} as they should be: {gigabytes:.2} GB in {seconds:.1} s, {:.2} GB/s",
+            gigabytes / seconds,
+        )),
+    }
+}
+
 /// A `config.json` is called by its directory, as a downloaded model is.
-fn name(args: &Args) -> &str {
-    let stem = args.model.file_stem().unwrap_or("model");
-    let directory = args.model.parent().and_then(|parent| parent.file_name());
+fn name(path: &Utf8Path) -> &str {
+    let stem = path.file_stem().unwrap_or("model");
+    let directory = path.parent().and_then(|parent| parent.file_name());
     if stem == "config" { directory.unwrap_or(stem) } else { stem }
 }

@@ -227,9 +227,9 @@ fn emulated_messages_take_their_planned_time() {
     });
     let ratio = |time: Duration, planned_ms: f64| time.as_secs_f64() * 1e3 / planned_ms;
     for (rank, (all_reduce, send, lateness)) in results.iter().enumerate() {
-        assert!((1.0..1.1).contains(&ratio(*all_reduce, 6.42)), "{all_reduce:?}");
+        assert!((1.0..1.3).contains(&ratio(*all_reduce, 6.42)), "{all_reduce:?}");
         // (30 us + 600 kB / 3.75 GB/s) x 20, from when the sender began
-        assert!(rank < 2 || (0.9..1.1).contains(&ratio(*send, 3.8)), "{send:?}");
+        assert!(rank < 2 || (0.9..1.3).contains(&ratio(*send, 3.8)), "{send:?}");
         assert!(lateness.messages >= 24 && lateness.planned_ns > 0, "{lateness:?}");
     }
 }

@@ -12,7 +12,7 @@ fn divide(tp: u32, pp: u32) -> Result<Division, ShardError> {
 #[test]
 fn both_splits_of_falcon_180b_hold_20480_kv_bytes_a_token() {
     for (tp, pp) in [(8, 1), (4, 2)] {
-        assert_eq!(divide(tp, pp).unwrap().kv_bytes_per_token(&falcon_180b()), 20_480);
+        assert_eq!(divide(tp, pp).unwrap().kv_bytes_per_token(&falcon_180b(), Dtype::Float16), 20_480);
     }
 }
 
@@ -41,7 +41,9 @@ fn every_split_holds_the_model_once_but_for_norms_and_padding() {
     let whole = shape.parameters() * F16_BYTES;
     for (tp, pp) in [(1, 1), (2, 1), (4, 2), (8, 1), (1, 8), (2, 4)] {
         let division = divide(tp, pp).unwrap();
-        let rank = |stage| division.tensors(&shape, stage).iter().map(|tensor| tensor.bytes).sum::<u64>();
+        let rank = |stage| {
+            division.tensors(&shape, stage, Dtype::Float16).iter().map(|tensor| tensor.bytes).sum::<u64>()
+        };
         let total: u64 = (0..pp).map(|stage| rank(stage) * u64::from(tp)).sum();
         let norms = u64::from(shape.layers * 2 + 1) * 2 * u64::from(shape.hidden_size) * F16_BYTES;
         let padding = u64::from(padded_vocab(shape.vocab_size, tp) - shape.vocab_size);

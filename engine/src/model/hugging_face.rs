@@ -1,0 +1,274 @@
+//! A folder of Hugging Face safetensors: their names and fused layouts. A rank reads its own slice of each tensor.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+use super::safetensors_file::{SafetensorsFile, Stored};
+use super::slice::{LayerSlot, Slice, Slicer, Slot};
+use super::{ModelError, Part, StagePlan, TensorSource};
+use crate::shape::Family;
+use crate::shard::{Dtype, Tensor};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A rank's part of a model in a folder.
+#[derive(Debug)]
+pub struct HuggingFace {
+    files: Files,
+    slicer: Slicer,
+    /// Layer norms feed attention and MLP separately.
+    has_two_parallel_norms: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files of a folder.
+#[derive(Debug)]
+struct Files {
+    all: Vec<SafetensorsFile>,
+    /// Its path, and tensor -> file; absent where all tensors are in one file.
+    index: Option<(Utf8PathBuf, BTreeMap<String, usize>)>,
+}
+
+/// Rows of a tensor in the folder.
+struct Piece {
+    tensor: String,
+    /// Of the whole tensor.
+    shape: Vec<u64>,
+    rows: Range<u64>,
+}
+
+impl HuggingFace {
+    /// Maps the files of a folder for the rank of `plan`.
+    pub fn open(folder: &Utf8Path, plan: &StagePlan) -> Result<Self, ModelError> {
+        Ok(Self {
+            files: Files::open(folder)?,
+            slicer: Slicer::new(plan)?,
+            has_two_parallel_norms: plan.config.shape.parallel_attention && plan.config.has_norm_for_mlp(),
+        })
+    }
+
+    /// Type of the embedding, which a model's tensors share as a rule.
+    pub fn dtype(&self) -> Result<Dtype, ModelError> {
+        let piece = self.plain(Slot::Embedding, &self.slicer.slice(Slot::Embedding));
+        Ok(self.files.tensor(&piece.tensor, &piece.shape)?.dtype)
+    }
+
+    /// Names and values of the folder's tensors that a tensor of the rank is cut from, whole.
+    pub fn inputs(&self, wanted: &Tensor) -> Result<Vec<(String, &[u8])>, ModelError> {
+        let (_, mut pieces) = self.pieces(wanted)?;
+        pieces.dedup_by(|a, b| a.tensor == b.tensor);
+        let whole =
+            |piece: Piece| Ok((piece.tensor.clone(), self.files.tensor(&piece.tensor, &piece.shape)?.bytes));
+        pieces.into_iter().map(whole).collect()
+    }
+
+    fn pieces(&self, wanted: &Tensor) -> Result<(Slice, Vec<Piece>), ModelError> {
+        let slot = Slot::parse(&wanted.name)?;
+        let slice = self.slicer.slice(slot);
+        let pieces = match (slot, self.slicer.shape.family) {
+            (Slot::Layer(layer, LayerSlot::Qkv), Family::Falcon) => self.fused(layer, &slice),
+            (Slot::Layer(layer, LayerSlot::Qkv), Family::Llama) => self.separate(layer, &slice),
+            _ => vec![self.plain(slot, &slice)],
+        };
+        Ok((slice, pieces))
+    }
+
+    /// Falcon's `query_key_value`: each KV head's queries, then its key, then its value. Multi-query has one such group, the older
+    /// layout one query in each.
+    fn fused(&self, layer: u32, slice: &Slice) -> Vec<Piece> {
+        let shape = &self.slicer.shape;
+        let dim = self.slicer.head_dim();
+        let [heads, groups] = [shape.query_heads, shape.kv_heads].map(u64::from);
+        let per_group = heads / groups;
+        // Where a head of the rank's own order stands.
+        let place = |head: u64| match head {
+            query if query < heads => query / per_group * (per_group + 2) + query % per_group,
+            key if key < heads + groups => (key - heads) * (per_group + 2) + per_group,
+            value => (value - heads - groups) * (per_group + 2) + per_group + 1,
+        };
+        let piece = |head: u64| Piece {
+            tensor: format!("transformer.h.{layer}.self_attention.query_key_value.weight"),
+            shape: vec![(heads + 2 * groups) * dim, shape.hidden_size.into()],
+            rows: place(head) * dim..(place(head) + 1) * dim,
+        };
+        slice.rows.iter().flat_map(|rows| rows.start / dim..rows.end / dim).map(piece).collect()
+    }
+
+    /// Llama's three projections.
+    fn separate(&self, layer: u32, slice: &Slice) -> Vec<Piece> {
+        let shape = &self.slicer.shape;
+        let mut before = 0;
+        let piece = |(rows, (name, heads)): (&Range<u64>, (&str, u32))| {
+            let all = u64::from(heads) * self.slicer.head_dim();
+            let rows = rows.start - before..rows.end - before;
+            before += all;
+            Piece {
+                tensor: format!("model.layers.{layer}.self_attn.{name}_proj.weight"),
+                shape: vec![all, shape.hidden_size.into()],
+                rows,
+            }
+        };
+        let projections = [("q", shape.query_heads), ("k", shape.kv_heads), ("v", shape.kv_heads)];
+        slice.rows.iter().zip(projections).map(piece).collect()
+    }
+
+    fn plain(&self, slot: Slot, slice: &Slice) -> Piece {
+        let shape = &self.slicer.shape;
+        let [hidden, ffn] = [shape.hidden_size, shape.ffn_size].map(u64::from);
+        let attention = u64::from(shape.query_heads) * self.slicer.head_dim();
+        let whole = match slot {
+            Slot::Embedding | Slot::Head => vec![shape.vocab_size.into(), hidden],
+            Slot::FinalNorm(_) | Slot::Layer(_, LayerSlot::Norm(..)) => vec![hidden],
+            Slot::Layer(_, LayerSlot::Gate | LayerSlot::Up) => vec![ffn, hidden],
+            Slot::Layer(_, LayerSlot::Down) => vec![hidden, ffn],
+            Slot::Layer(_, LayerSlot::Dense | LayerSlot::Qkv) => vec![hidden, attention],
+        };
+        Piece { tensor: self.name(slot), shape: whole, rows: slice.rows[0].clone() }
+    }
+
+    /// A tensor's name in the folder; fused and separate projections have their own functions.
+    fn name(&self, slot: Slot) -> String {
+        // A tied head may be absent.
+        let slot =
+            if slot == Slot::Head && self.slicer.shape.tied_embedding { Slot::Embedding } else { slot };
+        let family = self.slicer.shape.family;
+        match (slot, family) {
+            (Slot::Head, _) => "lm_head.weight".to_owned(),
+            (Slot::Embedding, Family::Falcon) => "transformer.word_embeddings.weight".to_owned(),
+            (Slot::Embedding, Family::Llama) => "model.embed_tokens.weight".to_owned(),
+            (Slot::FinalNorm(part), Family::Falcon) => format!("transformer.ln_f.{}", part.name()),
+            (Slot::FinalNorm(part), Family::Llama) => format!("model.norm.{}", part.name()),
+            (Slot::Layer(layer, slot), Family::Falcon) => {
+                format!("transformer.h.{layer}.{}", self.falcon_name(slot))
+            }
+            (Slot::Layer(layer, slot), Family::Llama) => format!("model.layers.{layer}.{}", llama_name(slot)),
+        }
+    }
+
+    fn falcon_name(&self, slot: LayerSlot) -> String {
+        match slot {
+            LayerSlot::Norm(norm, part) => {
+                let name = match (self.has_two_parallel_norms, norm) {
+                    (true, 0) => "ln_attn",
+                    (true, _) => "ln_mlp",
+                    (false, 0) => "input_layernorm",
+                    (false, _) => "post_attention_layernorm",
+                };
+                format!("{name}.{}", part.name())
+            }
+            LayerSlot::Qkv => "self_attention.query_key_value.weight".to_owned(),
+            LayerSlot::Dense => "self_attention.dense.weight".to_owned(),
+            LayerSlot::Gate | LayerSlot::Up => "mlp.dense_h_to_4h.weight".to_owned(),
+            LayerSlot::Down => "mlp.dense_4h_to_h.weight".to_owned(),
+        }
+    }
+}
+
+fn llama_name(slot: LayerSlot) -> String {
+    match slot {
+        LayerSlot::Norm(0, part) => format!("input_layernorm.{}", part.name()),
+        LayerSlot::Norm(_, part) => format!("post_attention_layernorm.{}", part.name()),
+        LayerSlot::Qkv => "self_attn.qkv_proj.weight".to_owned(),
+        LayerSlot::Dense => "self_attn.o_proj.weight".to_owned(),
+        LayerSlot::Gate => "mlp.gate_proj.weight".to_owned(),
+        LayerSlot::Up => "mlp.up_proj.weight".to_owned(),
+        LayerSlot::Down => "mlp.down_proj.weight".to_owned(),
+    }
+}
+
+impl TensorSource for HuggingFace {
+    fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
+        let (slice, pieces) = self.pieces(wanted)?;
+        let mut parts = Vec::with_capacity(pieces.len());
+        for piece in &pieces {
+            parts.push((piece, self.files.tensor(&piece.tensor, &piece.shape)?));
+        }
+        let dtype = parts[0].1.dtype;
+        if let Some((piece, stored)) = parts.iter().find(|(_, stored)| stored.dtype != dtype) {
+            return Err(ModelError::MixedDtypes {
+                tensor: piece.tensor.clone(),
+                expected: dtype,
+                found: stored.dtype,
+            });
+        }
+        let bytes = gather(&slice, &parts);
+        Ok(Part { dtype, shape: wanted.shape.clone(), bytes })
+    }
+}
+
+/// The slice's columns of each part's rows, one after the other; borrowed where they stand together in the file.
+fn gather<'a>(slice: &Slice, parts: &[(&Piece, Stored<'a>)]) -> Cow<'a, [u8]> {
+    let width = parts[0].1.dtype.bytes() as usize;
+    let [first, last] = [slice.columns.start, slice.columns.end].map(|column| column as usize * width);
+    let rows = |piece: &Piece, stored: &Stored<'a>| {
+        let row_bytes = piece.shape[piece.shape.len() - 1] as usize * width;
+        let bytes = &stored.bytes[piece.rows.start as usize * row_bytes..piece.rows.end as usize * row_bytes];
+        (bytes, row_bytes)
+    };
+    if let [(piece, stored)] = parts {
+        let (bytes, row_bytes) = rows(piece, stored);
+        if last - first == row_bytes && slice.padding == 0 {
+            return Cow::Borrowed(bytes);
+        }
+    }
+    let held: u64 = slice.rows.iter().map(|rows| rows.end - rows.start).sum();
+    let mut gathered = Vec::with_capacity((held + slice.padding) as usize * (last - first));
+    for (piece, stored) in parts {
+        let (bytes, row_bytes) = rows(piece, stored);
+        for row in bytes.chunks_exact(row_bytes) {
+            gathered.extend_from_slice(&row[first..last]);
+        }
+    }
+    gathered.resize(gathered.capacity(), 0);
+    Cow::Owned(gathered)
+}
+
+impl Files {
+    /// The folder's one file, or all that its index names.
+    fn open(folder: &Utf8Path) -> Result<Self, ModelError> {
+        let single = folder.join(SINGLE);
+        if single.exists() {
+            return Ok(Self { all: vec![SafetensorsFile::open(&single)?], index: None });
+        }
+        let path = folder.join(INDEX);
+        if !path.exists() {
+            return Err(ModelError::NoWeights { folder: folder.to_owned() });
+        }
+        let broken = |found: String| ModelError::Index { file: path.clone(), found };
+        let index: Index =
+            serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| broken(error.to_string()))?;
+        let mut all: Vec<SafetensorsFile> = Vec::new();
+        let mut places = BTreeMap::new();
+        for (tensor, name) in index.weight_map {
+            let file = folder.join(name);
+            let known = all.iter().position(|known| known.path() == file);
+            if known.is_none() {
+                if !file.exists() {
+                    return Err(ModelError::MissingFile { index: path, file, tensor });
+                }
+                all.push(SafetensorsFile::open(&file)?);
+            }
+            places.insert(tensor, known.unwrap_or(all.len() - 1));
+        }
+        match all.is_empty() {
+            true => Err(broken("an empty one".to_owned())),
+            false => Ok(Self { all, index: Some((path, places)) }),
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[u64]) -> Result<Stored<'_>, ModelError> {
+        let Some((path, places)) = &self.index else { return self.all[0].tensor_of_shape(name, shape) };
+        let missing = || ModelError::MissingTensor { file: path.clone(), tensor: name.to_owned() };
+        let place = *places.get(name).ok_or_else(missing)?;
+        self.all[place].tensor_of_shape(name, shape)
+    }
+}
