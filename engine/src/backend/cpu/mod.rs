@@ -6,13 +6,19 @@
 mod attention;
 mod elementwise;
 mod embedding;
+mod gemm;
 mod kv_cache;
+mod lanes;
 mod linear;
+mod pool;
 mod rotary;
+#[cfg(test)]
+mod tests;
 
 pub use attention::{AttentionShape, Span};
 pub use embedding::Embedding;
 pub use kv_cache::KvCache;
+pub use lanes::Isa;
 pub use linear::Linear;
 pub use rotary::RotaryTable;
 
@@ -40,19 +46,27 @@ impl Dtype {
 /// The threads of one rank, and the operations that run on them.
 #[derive(Debug)]
 pub struct Cpu {
-    threads: usize,
+    pool: pool::Pool,
+    isa: Isa,
 }
 
 impl Cpu {
     /// A backend of `threads` threads, the caller's own among them; with `cores`, thread i runs on `cores[i]` alone.
     pub fn new(threads: usize, cores: Option<&[usize]>) -> std::io::Result<Self> {
+        let best = Isa::available().pop().expect("the portable kernels run everywhere");
+        Self::with_isa(threads, cores, best)
+    }
+
+    /// Like [`Cpu::new`], on an instruction set of choice, which the machine must have.
+    pub fn with_isa(threads: usize, cores: Option<&[usize]>, isa: Isa) -> std::io::Result<Self> {
         assert!(threads > 0, "expected at least one thread");
         assert!(cores.is_none_or(|cores| cores.len() == threads), "expected one core a thread");
-        Ok(Self { threads })
+        assert!(Isa::available().contains(&isa), "expected a machine with {isa:?}");
+        Ok(Self { pool: pool::Pool::new(threads, cores)?, isa })
     }
 
     /// How many threads work.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.threads()
     }
 }
