@@ -1,12 +1,14 @@
 //! Serving engine and simulator of Chariot; see ARCHITECTURE.md for the map.
 
 pub mod backend;
+mod clock;
 pub mod comm;
 pub mod engine;
 pub mod executor;
 pub mod manifest;
 pub mod model;
 pub mod record;
+pub mod runtime;
 pub mod sched;
 pub mod shape;
 pub mod shard;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     // clap ends with 0 for help and 2 for arguments it refuses.
     let args = cli::Args::parse();
     match catch_unwind(AssertUnwindSafe(|| cli::run(&args))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             cli::complain(&error);
             ExitCode::from(if cli::is_mistake(&error) { 2 } else { 1 })

@@ -22,6 +22,7 @@ pub struct Timeline {
     /// The phase each sequence is in.
     current: Vec<Option<&'static str>>,
     counters: Vec<Counters>,
+    is_measured: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,15 @@ const PREFILL: &str = "prefill";
 const DECODE: &str = "decode";
 
 impl Timeline {
+    /// Of a trial that runs for real; the default is a simulated one.
+    pub fn measured() -> Self {
+        Self { is_measured: true, ..Self::default() }
+    }
+
+    fn provenance(&self) -> &'static str {
+        if self.is_measured { "measured" } else { "simulated" }
+    }
+
     /// A request arrived.
     pub fn arrived(&mut self, seq: &NewSequence) {
         self.enter(seq.id, seq.arrival, Some(QUEUED));
@@ -107,12 +117,17 @@ impl Timeline {
     /// Writes the trace; `stays` are the batches' stays in the stages. `title` names the trial.
     pub fn write(&self, title: &str, stays: &[StageStay], sink: impl Write) -> io::Result<()> {
         let mut events = Events { sink, first: true };
-        write!(events.sink, "{{\"otherData\":{{\"provenance\":\"simulated\",\"trial\":{}}},", quoted(title))?;
+        let provenance = self.provenance();
+        write!(
+            events.sink,
+            "{{\"otherData\":{{\"provenance\":\"{provenance}\",\"trial\":{}}},",
+            quoted(title)
+        )?;
         write!(events.sink, "\"displayTimeUnit\":\"ms\",\"traceEvents\":[")?;
         let tracks =
             [(STAGES, "stages"), (BATCHES, "batches"), (SEQUENCES, "sequences"), (COUNTERS, "counters")];
         for (process, name) in tracks {
-            events.name_process(process, &format!("{name} (simulated)"))?;
+            events.name_process(process, &format!("{name} ({provenance})"))?;
         }
         self.write_stays(stays, &mut events)?;
         self.write_batches(&mut events)?;

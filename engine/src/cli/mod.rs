@@ -1,12 +1,16 @@
 //! Command line of `chariot-engine`. Reads and writes the files of docs/formats.md; decides nothing about trials.
 
+mod bench;
 mod cluster;
 mod files;
+mod generate;
 mod plan;
 mod shard;
 mod simulate;
+mod worker;
 
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -31,15 +35,23 @@ enum Command {
     Cluster(cluster::Args),
     Shard(shard::Args),
     Simulate(simulate::Args),
+    Bench(bench::Args),
+    Generate(generate::Args),
+    #[command(hide = true)]
+    Worker(worker::Args),
 }
 
 /// Runs one command.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
-        Command::Cluster(args) => cluster::run(args),
-        Command::Shard(args) => shard::run(args),
-        Command::Simulate(args) => simulate::run(args),
+        Command::Cluster(args) => cluster::run(args)?,
+        Command::Shard(args) => shard::run(args)?,
+        Command::Simulate(args) => simulate::run(args)?,
+        Command::Bench(args) => bench::run(args)?,
+        Command::Generate(args) => generate::run(args)?,
+        Command::Worker(args) => return worker::run(args),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether an error is the user's to mend.

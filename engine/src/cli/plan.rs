@@ -84,6 +84,12 @@ impl Plan {
         self.config.time_limit_s.map_or(Nanos::MAX, Nanos::from_secs_f64)
     }
 
+    /// What ran where, and `how` its numbers came about.
+    pub(super) fn title(&self, how: &str) -> String {
+        let Manifest { model, platform, parallel, .. } = &self.weights;
+        format!("{model} on {platform} ({how}), tp{} x pp{}", parallel.tp, parallel.pp)
+    }
+
     /// The content of `trial.json`.
     pub(super) fn report(&self, stopped: Option<String>, end: Nanos) -> TrialReport {
         TrialReport {

@@ -3,7 +3,6 @@
 use camino::Utf8Path;
 use chariot_engine::engine::{Ending, Trial};
 use chariot_engine::executor::StageStay;
-use chariot_engine::manifest::Manifest;
 use chariot_engine::record::Recorder;
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::SimExecutor;
@@ -39,7 +38,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         plan.simulate(main, &records, Some(&args.out.join("batches.parquet")), timeline.as_mut())?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
         let mut trace = Output::create(path)?;
-        timeline.write(&plan.title(main), &stays, &mut trace)?;
+        timeline.write(&plan.title(&format!("simulated, {} band", main.name())), &stays, &mut trace)?;
         trace.publish()?;
     }
     let mut stopped = ending.stopped.clone();
@@ -50,7 +49,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     write_json(&args.out.join("trial.json"), &plan.report(stopped, ending.end))?;
-    say(format_args!("{}: {}", plan.title(main), Shown(&plan, &ending)))
+    say(format_args!(
+        "{}: {}",
+        plan.title(&format!("simulated, {} band", main.name())),
+        Shown(&plan, &ending)
+    ))
 }
 
 impl Plan {
@@ -95,15 +98,5 @@ impl Plan {
         std::io::copy(&mut fs_err::File::open(central)?, &mut copy)?;
         copy.publish()?;
         Ok(None)
-    }
-
-    fn title(&self, band: Band) -> String {
-        let Manifest { model, platform, parallel, .. } = &self.weights;
-        format!(
-            "{model} on {platform} (simulated, {} band), tp{} x pp{}",
-            band.name(),
-            parallel.tp,
-            parallel.pp
-        )
     }
 }

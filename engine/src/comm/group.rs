@@ -6,10 +6,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::clock::monotonic_ns;
 use super::pace::Pace;
 use super::wire::Wire;
 use super::{CommError, Communicator};
+use crate::clock::monotonic_ns;
 
 /// Values of one piece of a collective: what a rank sends to one peer before it receives stays within what a wire takes.
 const PIECE: usize = 1 << 14;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 
-use super::clock::sleep_exactly;
 use super::group::Group;
 use super::links::{Lateness, Links};
 use super::pace::Pace;
 use super::secret::Secret;
 use super::wire::Wire;
 use super::{Communicator, shm, tcp};
+use crate::clock::sleep_exactly;
 
 /// One rank among all.
 pub struct Mesh {

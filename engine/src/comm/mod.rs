@@ -7,7 +7,6 @@
 //! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
 //! rank's groups in turn.
 
-mod clock;
 mod group;
 mod links;
 mod mapping;

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::clock::{monotonic_ns, sleep_until};
 use super::links::{Lateness, LinkClass, Links};
+use crate::clock::{monotonic_ns, sleep_until};
 
 /// The links of one group.
 #[derive(Debug)]

@@ -16,9 +16,9 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::CommError;
-use super::clock::monotonic_ns;
 use super::mapping::Mapping;
 use super::wire::Wire;
+use crate::clock::monotonic_ns;
 
 /// Bytes of a ring buffer, a power of two.
 const RING: usize = 1 << 18;

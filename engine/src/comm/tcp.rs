@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::CommError;
-use super::clock::monotonic_ns;
 use super::secret::{Secret, Side};
 use super::wire::Wire;
+use crate::clock::monotonic_ns;
 
 /// How long one connection may take to prove itself.
 const GREETING: Duration = Duration::from_secs(5);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
-use super::clock::monotonic_ns;
 use super::secret::Secret;
 use super::tcp::Listener;
 use super::*;
+use crate::clock::monotonic_ns;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

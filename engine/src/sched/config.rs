@@ -175,6 +175,18 @@ fn at_least_one(field: &'static str, value: u32) -> Result<(), ConfigError> {
 }
 
 impl SchedulerConfig {
+    /// Tokens of the largest batch there can be, decodes of other sequences aside.
+    pub fn batch_tokens_max(&self) -> u32 {
+        match self.policy {
+            Policy::Sarathi { chunk: ChunkSchedule::Fixed(chunk) } | Policy::SimpleChunking { chunk } => {
+                chunk
+            }
+            Policy::Sarathi { chunk: ChunkSchedule::Dynamic { high, .. } } => high,
+            Policy::Vllm { max_batched_tokens } => max_batched_tokens,
+            Policy::Orca | Policy::FasterTransformer => self.max_model_len,
+        }
+    }
+
     /// Blocks that must stay free after an admission.
     pub fn watermark_blocks(&self) -> u32 {
         let default = if self.policy.reserves_max_len() { 0.0 } else { 0.01 };

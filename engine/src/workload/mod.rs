@@ -76,6 +76,12 @@ impl Workload {
     }
 }
 
+/// The token ids of request `number`'s prompt, uniform over the vocabulary; for models whose answers nobody reads.
+pub fn prompt_tokens(seed: u64, number: u32, count: u32, vocabulary: u32) -> Vec<u32> {
+    let mut stream = stream::Stream::of_one(seed, stream::Purpose::Tokens, number);
+    (0..count).map(|_| stream.below(vocabulary)).collect()
+}
+
 impl WorkloadError {
     pub(crate) fn field(field: &'static str, message: impl Into<String>) -> Self {
         Self::Field { field, message: message.into() }

@@ -9,6 +9,7 @@ pub(super) enum Purpose {
     Gaps = 0,
     Prompts = 1,
     Outputs = 2,
+    Tokens = 3,
 }
 
 /// Numbers in (0, 1), equal on every machine for the same seed.
@@ -22,6 +23,18 @@ impl Stream {
         let mut rng = ChaCha8Rng::from_seed(key);
         rng.set_stream(purpose as u64);
         Self(rng)
+    }
+
+    /// A stream of its own for each of many things of one purpose.
+    pub(super) fn of_one(seed: u64, purpose: Purpose, number: u32) -> Self {
+        let mut stream = Self::new(seed, purpose);
+        stream.0.set_stream(((number as u64 + 1) << 8) | purpose as u64);
+        stream
+    }
+
+    /// Uniform in 0 .. end.
+    pub(super) fn below(&mut self, end: u32) -> u32 {
+        ((u64::from(self.0.next_u32()) * u64::from(end)) >> 32) as u32
     }
 
     /// Uniform in (0, 1), both ends excluded.

@@ -1,4 +1,4 @@
-//! The clock that all ranks of one host share, and sleeping by it.
+//! The clock that all processes of one host share, and sleeping by it.
 
 use std::num::NonZeroU64;
 
@@ -9,19 +9,28 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 const SPUN_NS: u64 = 30_000;
 
 /// Nanoseconds of CLOCK_MONOTONIC.
-pub(super) fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
+pub(crate) fn monotonic_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+/// Nanoseconds that this process has computed, over all its threads.
+pub(crate) fn cpu_ns() -> u64 {
+    nanoseconds(ClockId::ProcessCPUTime)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Lets this thread's sleeps end as soon as the kernel can: by default it may gather them within 50 us.
-pub(super) fn sleep_exactly() {
+pub(crate) fn sleep_exactly() {
     // Where the kernel refuses, sleeps are less exact, and messages are recorded as late.
     let _ = set_current_timer_slack(NonZeroU64::new(1));
 }
 
 /// Waits for `until_ns`, leaving the core to others for all but the last moment.
-pub(super) fn sleep_until(until_ns: u64) {
+pub(crate) fn sleep_until(until_ns: u64) {
     while monotonic_ns() + SPUN_NS < until_ns {
         let wake = until_ns - SPUN_NS;
         let wake = Timespec { tv_sec: (wake / 1_000_000_000) as i64, tv_nsec: (wake % 1_000_000_000) as i64 };

@@ -1,0 +1,168 @@
+//! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use chariot_engine::comm::{LinkClass, Links};
+use chariot_engine::engine::{Ending, Trial};
+use chariot_engine::model::KvSpec;
+use chariot_engine::model::sampler::Sampling;
+use chariot_engine::record::Recorder;
+use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Summary, Weights};
+use chariot_engine::sched::Scheduler;
+use chariot_engine::sim::cluster::Provenance;
+use chariot_engine::sim::coefficient::Band;
+use chariot_engine::sim::platform::{Emulation, Link, Platform, Transport};
+use chariot_engine::timeline::Timeline;
+use chariot_engine::trial::BandChoice;
+use chariot_engine::units::SeqId;
+use chariot_engine::workload::prompt_tokens;
+
+use super::files::{Output, mistake, write_json};
+use super::plan::{Plan, Shown, TrialArgs};
+use super::say;
+
+/// How long workers may take to load their weights.
+const READY_BY: Duration = Duration::from_secs(600);
+/// How long a batch may take.
+pub(super) const STEP_BY: Duration = Duration::from_secs(120);
+
+/// Run one trial for real, on one CPU process a rank
+///
+/// The cluster must have been brought up with `--on cpu`, and the weights been divided for it.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  chariot-engine cluster --platform pipelines/platforms/cpu-2x4.yaml --on cpu --out cluster.json\n  \
+                  chariot-engine shard --cluster cluster.json --model pipelines/models/falcon-60m.yaml --tp 4 --pp 2 --out weights.json\n  \
+                  chariot-engine bench --cluster cluster.json --weights weights.json --config config.json --out trial"
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    trial: TrialArgs,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let args = &args.trial;
+    let plan = Plan::read(args)?;
+    if plan.cluster.provenance != Provenance::Measured {
+        let what =
+            "provenance: expected a cluster that was brought up with `--on cpu`, found a simulated one";
+        return Err(mistake(&args.cluster, what));
+    }
+    if plan.config.band != BandChoice::Central {
+        return Err(mistake(
+            &args.config,
+            "band: expected central, for a measured trial has no uncertain costs",
+        ));
+    }
+    fs_err::create_dir_all(&args.out)?;
+    let mut recorder = Recorder::new(
+        Output::create(&args.out.join("records.parquet"))?,
+        Some(Output::create(&args.out.join("batches.parquet"))?),
+        plan.watch(),
+    )?;
+    let mut timeline = args.trace.as_ref().map(|_| Timeline::measured());
+    let mut executor = launch(&plan, args)?;
+    if timeline.is_some() {
+        executor = executor.keep_stays();
+    }
+    let ending = serve(&plan, &mut executor, &mut recorder, timeline.as_mut())?;
+    let stays = executor.take_stays();
+    let emulation = plan.cluster.preset.runtime.unwrap_or_default().emulate;
+    check_lateness(emulation, &executor.finish()?)?;
+    let (records, batches) = recorder.finish(ending.end)?;
+    if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
+        let mut trace = Output::create(path)?;
+        timeline.write(&plan.title("measured"), &stays, &mut trace)?;
+        trace.publish()?;
+    }
+    records.publish()?;
+    batches.map_or(Ok(()), Output::publish)?;
+    write_json(&args.out.join("trial.json"), &plan.report(ending.stopped.clone(), ending.end))?;
+    say(format_args!("{}: {}", plan.title("measured"), Shown(&plan, &ending)))
+}
+
+/// Starts the workers, gives them every prompt there will be, and warms them up.
+fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
+    let preset = &plan.cluster.preset;
+    let runtime = preset.runtime.unwrap_or_default();
+    let scheduler = &plan.scheduler;
+    let workers = runtime::Plan {
+        parallel: plan.weights.parallel,
+        threads: runtime.threads as usize,
+        weights: Weights::Shards(args.weights.clone()),
+        kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
+        max_model_len: scheduler.max_model_len,
+        shared_memory: runtime.transport == Transport::SharedMemory,
+        links: runtime.emulate.map(|emulation| links(preset, emulation)),
+        ready_by: READY_BY,
+        step_by: STEP_BY,
+    };
+    if plan.weights.weights.is_none() {
+        return Err(mistake(
+            &args.weights,
+            "expected weights that were written, found a plan of them; run `chariot-engine shard` for this cluster",
+        ));
+    }
+    let program = std::env::current_exe().context("find this executable")?;
+    let mut executor = RuntimeExecutor::launch(&program, &workers)?;
+    let vocabulary = plan.weights.shape.vocab_size;
+    for (number, request) in plan.requests.iter().enumerate() {
+        let prompt = Prompt {
+            tokens: prompt_tokens(plan.config.seed, number as u32, request.prompt_tokens, vocabulary),
+            sampling: Sampling::greedy(),
+            output_max: request.output_tokens,
+            stop: Vec::new(),
+        };
+        executor.insert(SeqId(number as u32), prompt);
+    }
+    executor.warm_up(scheduler.batch_tokens_max(), scheduler.batch_cap, scheduler.blocks)?;
+    executor.start();
+    Ok(executor)
+}
+
+fn serve(
+    plan: &Plan,
+    executor: &mut RuntimeExecutor,
+    recorder: &mut Recorder<Output>,
+    timeline: Option<&mut Timeline>,
+) -> anyhow::Result<Ending> {
+    let scheduler = Scheduler::new(plan.scheduler.clone())?;
+    let trial = Trial::new(&plan.requests, scheduler, executor, recorder).with_timeline(timeline);
+    Ok(trial.run(plan.limit())?)
+}
+
+/// A platform's links, at their central costs.
+fn links(preset: &Platform, emulation: Emulation) -> Links {
+    let class = |link: &Link| LinkClass {
+        span: link.span,
+        ring_alpha_us: link.all_reduce.alpha_us.at(Band::Central),
+        ring_gbps: link.all_reduce.ring_gbps.at(Band::Central),
+        send_alpha_us: link.send_recv.alpha_us.at(Band::Central),
+        send_gbps: link.send_recv.gbps.at(Band::Central),
+    };
+    let Emulation { time_scale, bytes_per_value, .. } = emulation;
+    Links { classes: preset.links.iter().map(class).collect(), time_scale, bytes_per_value }
+}
+
+/// A trial whose emulated messages came late did not run on the links that it claims.
+fn check_lateness(emulation: Option<Emulation>, summary: &Summary) -> anyhow::Result<()> {
+    let Some(Emulation { late_max, .. }) = emulation else { return Ok(()) };
+    let (planned, late) = (summary.planned.as_secs_f64(), summary.late.as_secs_f64());
+    let share = if planned > 0.0 { late / planned } else { 0.0 };
+    if share <= late_max {
+        return say(format_args!(
+            "emulated links: {} messages, {:.2} % late (worst by {:.2} ms)",
+            summary.messages,
+            share * 100.0,
+            summary.worst.as_secs_f64() * 1e3
+        ));
+    }
+    anyhow::bail!(
+        "the trial is invalid: its {} messages over emulated links were late by {:.1} % of their planned {planned:.1} s, expected at most {:.1} %; \
+         run it on a quieter machine, or with a larger runtime.emulate.time_scale",
+        summary.messages,
+        share * 100.0,
+        late_max * 100.0
+    )
+}

@@ -1,0 +1,370 @@
+//! The real executor: hands batches to the workers and waits for their tokens. Knows when, not why; decides nothing about batches.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use camino::Utf8Path;
+
+use super::health::{Health, Verdict};
+use super::launch::{Heard, LaunchError, Loss, SharedFile, Workers};
+use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::sequences::{After, Prompt, Sequences};
+use super::warm_up;
+use crate::clock::monotonic_ns;
+use crate::comm::Links;
+use crate::comm::secret::Secret;
+use crate::executor::{Event, Executor, StageStay};
+use crate::model::KvSpec;
+use crate::sched::Scheduler;
+use crate::sched::batch::{Batch, Chunk};
+use crate::shard::Parallel;
+use crate::units::{BatchId, Nanos, SeqId};
+
+/// How often the workers' health is looked at while nothing is heard.
+const TICK: Duration = Duration::from_millis(100);
+/// How long workers may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a run of workers is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Ranks.
+    pub parallel: Parallel,
+    /// Compute threads of a rank.
+    pub threads: usize,
+    /// Where the weights come from.
+    pub weights: Weights,
+    /// Room for keys and values, on every rank.
+    pub kv: KvSpec,
+    /// Longest sequence, in tokens.
+    pub max_model_len: u32,
+    /// Whether ranks talk through shared memory, or over TCP.
+    pub shared_memory: bool,
+    /// Links to emulate.
+    pub links: Option<Links>,
+    /// Workers must have loaded by then.
+    pub ready_by: Duration,
+    /// A batch must be done by then, and a peer must have answered.
+    pub step_by: Duration,
+}
+
+impl Plan {
+    fn setup(&self, rank: usize, driver: SocketAddr, secret: &Secret, shared: Option<&Utf8Path>) -> Setup {
+        Setup {
+            seat: Seat { rank: rank as u32, threads: self.threads, cores: None },
+            driver,
+            secret: secret.to_hex(),
+            parallel: self.parallel,
+            weights: self.weights.clone(),
+            kv: self.kv,
+            max_model_len: self.max_model_len,
+            shared_memory: shared.map(Utf8Path::to_owned),
+            links: self.links.clone(),
+            peer_timeout_s: self.step_by.as_secs_f64(),
+        }
+    }
+}
+
+/// Runs batches on worker processes.
+#[derive(Debug)]
+pub struct RuntimeExecutor {
+    workers: Workers,
+    parallel: Parallel,
+    block_size: u32,
+    step_by_ns: u64,
+    /// CLOCK_MONOTONIC at the start of the trial.
+    epoch_ns: u64,
+    sequences: Sequences,
+    in_flight: VecDeque<Flight>,
+    health: Health,
+    ended: Vec<SeqId>,
+    produced: Vec<(SeqId, u32)>,
+    logits: Option<Vec<f32>>,
+    stays: Option<Vec<StageStay>>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    batch: u32,
+    submitted_ns: u64,
+    /// When the first stage began, once that stage has told.
+    start_ns: Option<u64>,
+    /// Sequences whose token is drawn, in order.
+    sampled: Vec<u32>,
+    tokens: Option<Vec<u32>>,
+}
+
+/// What a run of workers tells at its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Summary {
+    /// Messages over emulated links, of all ranks.
+    pub messages: u64,
+    /// Time these should have taken.
+    pub planned: Nanos,
+    /// Time by which they were late.
+    pub late: Nanos,
+    /// The latest.
+    pub worst: Nanos,
+}
+
+impl RuntimeExecutor {
+    /// Starts the workers; returns when all have loaded their weights. `program` is an executable with the `worker` command.
+    pub fn launch(program: &Path, plan: &Plan) -> Result<Self, LaunchError> {
+        let world = plan.parallel.ranks() as usize;
+        let shared = plan.shared_memory.then(|| SharedFile::create(world)).transpose()?;
+        let path = shared.as_ref().map(SharedFile::path);
+        let setup = |rank: usize, driver, secret: &Secret| plan.setup(rank, driver, secret, path);
+        let workers = Workers::launch(program, world, setup, plan.ready_by)?;
+        // All have mapped it: it needs no name any more, and leaves none whatever happens.
+        drop(shared);
+        let now = monotonic_ns();
+        Ok(Self {
+            health: Health::new(world, now),
+            workers,
+            parallel: plan.parallel,
+            block_size: plan.kv.block_size,
+            step_by_ns: plan.step_by.as_nanos() as u64,
+            epoch_ns: now,
+            sequences: Sequences::default(),
+            in_flight: VecDeque::new(),
+            ended: Vec::new(),
+            produced: Vec::new(),
+            logits: None,
+            stays: None,
+        })
+    }
+
+    /// Keeps each batch's stay in each stage, for a timeline.
+    pub fn keep_stays(mut self) -> Self {
+        self.stays = Some(Vec::new());
+        self
+    }
+
+    /// Asks for the logits of every token drawn.
+    pub fn keep_logits(mut self) -> Self {
+        self.logits = Some(Vec::new());
+        self
+    }
+
+    /// Runs the largest batches there will be, so that the first real one finds all memory touched.
+    pub fn warm_up(&mut self, batch_tokens: u32, sequences: u32, blocks: u32) -> Result<(), Loss> {
+        let steps = warm_up::steps(batch_tokens, sequences, blocks, self.block_size);
+        for step in steps {
+            let flight = self.dispatch(step)?;
+            self.in_flight.push_back(flight);
+            while !self.front_is_done() {
+                self.listen(TICK)?;
+            }
+            self.in_flight.clear();
+        }
+        self.stays = self.stays.take().map(|_| Vec::new());
+        Ok(())
+    }
+
+    /// The trial starts now.
+    pub fn start(&mut self) {
+        self.epoch_ns = monotonic_ns();
+    }
+
+    /// A request: its prompt must be known before the scheduler may schedule it.
+    pub fn insert(&mut self, seq: SeqId, prompt: Prompt) {
+        self.sequences.insert(seq.0, prompt);
+    }
+
+    /// The tokens that the batch completed last produced.
+    pub fn produced(&self) -> &[(SeqId, u32)] {
+        &self.produced
+    }
+
+    /// The logits that those were drawn from, `[tokens, vocabulary]`, if asked for.
+    pub fn logits(&self) -> Option<&[f32]> {
+        self.logits.as_deref()
+    }
+
+    /// What `keep_stays` kept so far, in order of arrival.
+    pub fn take_stays(&mut self) -> Vec<StageStay> {
+        self.stays.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Ends the workers and hears their last words.
+    pub fn finish(mut self) -> Result<Summary, Loss> {
+        self.workers.send(&frame(&Order::Stop))?;
+        let mut summary = Summary::default();
+        let mut left = self.workers.world();
+        let deadline = monotonic_ns() + FAREWELL.as_nanos() as u64;
+        while left > 0 && monotonic_ns() < deadline {
+            match self.workers.hear(TICK) {
+                Some((_, Heard::Report(Report::Bye(farewell)))) => {
+                    summary.add(&farewell);
+                    left -= 1;
+                }
+                Some((rank, heard @ Heard::Report(Report::Failed { .. }))) => {
+                    return Err(self.workers.loss(rank, heard));
+                }
+                _ => {}
+            }
+        }
+        self.workers.reap(FAREWELL)?;
+        Ok(summary)
+    }
+
+    fn dispatch(&mut self, step: Step) -> Result<Flight, Loss> {
+        let sampled = step.parts.iter().filter(|part| part.sample.is_some()).map(|part| part.seq).collect();
+        let batch = step.batch;
+        let submitted_ns = monotonic_ns();
+        self.workers.send(&frame(&Order::Step(step)))?;
+        self.health.progressed(submitted_ns);
+        Ok(Flight { batch, submitted_ns, start_ns: None, sampled, tokens: None })
+    }
+
+    fn front_is_done(&self) -> bool {
+        self.in_flight.front().is_some_and(|flight| flight.tokens.is_some() && flight.start_ns.is_some())
+    }
+
+    /// Hears one thing, or looks after the workers' health.
+    fn listen(&mut self, patience: Duration) -> Result<(), Loss> {
+        let heard = self.workers.hear(patience);
+        let now = monotonic_ns();
+        match heard {
+            None => {}
+            Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
+                self.health.heard(rank, Some(cpu_ns), now)
+            }
+            Some((rank, Heard::Report(report @ (Report::Stage { .. } | Report::Tokens { .. })))) => {
+                self.health.heard(rank, None, now);
+                self.health.progressed(now);
+                self.note(report);
+                return Ok(());
+            }
+            Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
+        }
+        self.look(now)
+    }
+
+    fn look(&mut self, now: u64) -> Result<(), Loss> {
+        match self.health.verdict(!self.in_flight.is_empty(), now) {
+            Some(Verdict::Silent { rank, ns }) => {
+                let how = format!(
+                    "hung: expected a sign of life every 0.2 s, heard none for {:.1} s",
+                    ns as f64 / 1e9
+                );
+                return Err(self.workers.describe(rank, how));
+            }
+            Some(Verdict::Stalled { ns }) => {
+                let how =
+                    format!("all ranks wait for each other: none has computed for {:.1} s", ns as f64 / 1e9);
+                return Err(self.workers.describe(0, how));
+            }
+            None => {}
+        }
+        match self.in_flight.front() {
+            Some(flight) if now.saturating_sub(flight.submitted_ns) > self.step_by_ns => {
+                let limit = self.step_by_ns as f64 / 1e9;
+                let how = format!("batch {}: expected its tokens within {limit} s, found none", flight.batch);
+                Err(self.workers.describe(0, how))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, report: Report) {
+        let of = |number| move |flight: &&mut Flight| flight.batch == number;
+        match report {
+            Report::Stage { batch, stage, start_ns, end_ns } => {
+                let flight = self.in_flight.iter_mut().find(of(batch));
+                if let Some(flight) = flight.filter(|_| stage == 0) {
+                    flight.start_ns = Some(start_ns);
+                }
+                let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
+                let (start, end) = (since(start_ns), since(end_ns));
+                if let Some(stays) = &mut self.stays {
+                    stays.push(StageStay { batch: BatchId(batch), stage, start, end });
+                }
+            }
+            Report::Tokens { batch, tokens, logits } => {
+                if let Some(flight) = self.in_flight.iter_mut().find(of(batch)) {
+                    flight.tokens = Some(tokens);
+                }
+                if let Some(kept) = &mut self.logits {
+                    *kept = logits;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The oldest batch is done: its tokens join their sequences.
+    fn complete(&mut self, flight: Flight) -> Event {
+        self.ended.clear();
+        self.produced.clear();
+        let tokens = flight.tokens.unwrap_or_default();
+        for (&seq, &token) in flight.sampled.iter().zip(&tokens) {
+            self.produced.push((SeqId(seq), token));
+            if self.sequences.push(seq, token) == After::Stopped {
+                self.ended.push(SeqId(seq));
+            }
+        }
+        let start = flight.start_ns.unwrap_or(flight.submitted_ns).saturating_sub(self.epoch_ns);
+        Event::Completed { batch: BatchId(flight.batch), start: Nanos(start), end: self.now() }
+    }
+}
+
+impl Executor for RuntimeExecutor {
+    type Error = Loss;
+
+    fn now(&self) -> Nanos {
+        Nanos(monotonic_ns() - self.epoch_ns)
+    }
+
+    fn depth(&self) -> u32 {
+        self.parallel.pp
+    }
+
+    fn submit(&mut self, batch: &Batch, scheduler: &Scheduler) -> Result<(), Loss> {
+        for seq in &batch.preempted {
+            self.sequences.preempted(seq.0);
+        }
+        let mut tokens = Vec::new();
+        let part = |chunk: &Chunk| -> Part {
+            let table = scheduler.block_table(chunk.seq).expect("a scheduled sequence holds blocks");
+            self.sequences.part(chunk, table, self.block_size, &mut tokens)
+        };
+        let parts = batch.chunks.iter().map(part).collect();
+        let released = self.sequences.take_released();
+        let logits = self.logits.is_some();
+        let flight = self.dispatch(Step { batch: batch.id.0, parts, tokens, released, logits })?;
+        self.in_flight.push_back(flight);
+        Ok(())
+    }
+
+    fn wait(&mut self, until: Nanos) -> Result<Event, Loss> {
+        loop {
+            if self.front_is_done()
+                && let Some(flight) = self.in_flight.pop_front()
+            {
+                return Ok(self.complete(flight));
+            }
+            let now = self.now();
+            if now >= until {
+                return Ok(Event::TimeReached);
+            }
+            let left = Duration::from_nanos(until.saturating_sub(now).0);
+            self.listen(left.min(TICK))?;
+        }
+    }
+
+    fn ended(&self) -> &[SeqId] {
+        &self.ended
+    }
+}
+
+impl Summary {
+    fn add(&mut self, farewell: &Farewell) {
+        self.messages += farewell.messages;
+        self.planned += Nanos(farewell.planned_ns);
+        self.late += Nanos(farewell.late_ns);
+        self.worst = self.worst.max(Nanos(farewell.worst_ns));
+    }
+}

@@ -1,0 +1,111 @@
+//! Which worker has stopped working, judged from what each says of itself. Pure: times are handed in.
+
+/// A worker that has said nothing for this long is taken for hung.
+pub(super) const SILENCE_NS: u64 = 3_000_000_000;
+/// Workers that together computed almost nothing for this long, with a batch under way, wait for each other.
+pub(super) const STALL_NS: u64 = 4_000_000_000;
+/// "Almost nothing": what heartbeats cost and a little more, in each stall window.
+const STALL_CPU_NS: u64 = 40_000_000;
+
+/// What was last heard of each rank.
+#[derive(Debug)]
+pub(super) struct Health {
+    ranks: Vec<Pulse>,
+    /// When the ranks last showed work, and their CPU time then.
+    work: (u64, u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    heard_ns: u64,
+    cpu_ns: u64,
+}
+
+/// Why a trial cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// This rank is silent.
+    Silent { rank: usize, ns: u64 },
+    /// No rank works, though a batch is under way.
+    Stalled { ns: u64 },
+}
+
+impl Health {
+    /// All of `ranks` well at `now`.
+    pub(super) fn new(ranks: usize, now: u64) -> Self {
+        Self { ranks: vec![Pulse { heard_ns: now, cpu_ns: 0 }; ranks], work: (now, 0) }
+    }
+
+    /// A rank said something; `cpu_ns` is what it has computed so far, if it said that.
+    pub(super) fn heard(&mut self, rank: usize, cpu_ns: Option<u64>, now: u64) {
+        let pulse = &mut self.ranks[rank];
+        pulse.heard_ns = now;
+        pulse.cpu_ns = cpu_ns.unwrap_or(pulse.cpu_ns).max(pulse.cpu_ns);
+        let total = self.ranks.iter().map(|pulse| pulse.cpu_ns).sum();
+        if total >= self.work.1 + STALL_CPU_NS {
+            self.work = (now, total);
+        }
+    }
+
+    /// A batch went out or came back: that is work.
+    pub(super) fn progressed(&mut self, now: u64) {
+        self.work.0 = now;
+    }
+
+    /// What is wrong at `now`, if anything.
+    pub(super) fn verdict(&self, busy: bool, now: u64) -> Option<Verdict> {
+        let oldest = self.ranks.iter().enumerate().min_by_key(|(_, pulse)| pulse.heard_ns);
+        let (rank, pulse) = oldest?;
+        let ns = now.saturating_sub(pulse.heard_ns);
+        if ns > SILENCE_NS {
+            return Some(Verdict::Silent { rank, ns });
+        }
+        let ns = now.saturating_sub(self.work.0);
+        (busy && ns > STALL_NS).then_some(Verdict::Stalled { ns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_silent_rank_is_named() {
+        let mut health = Health::new(3, 0);
+        for second in 1..=10 {
+            for rank in [0, 2] {
+                health.heard(rank, Some(second * S), second * S);
+            }
+        }
+        assert_eq!(health.verdict(false, 10 * S), Some(Verdict::Silent { rank: 1, ns: 10 * S }));
+    }
+
+    #[test]
+    fn ranks_that_talk_but_compute_nothing_are_stalled_only_while_a_batch_is_under_way() {
+        let mut health = Health::new(2, 0);
+        for tick in 1..=50 {
+            for rank in 0..2 {
+                // 100 us of CPU a heartbeat, five a second: what being alive costs.
+                health.heard(rank, Some(tick * 100_000), tick * S / 5);
+            }
+        }
+        assert_eq!(health.verdict(false, 10 * S), None);
+        assert!(matches!(health.verdict(true, 10 * S), Some(Verdict::Stalled { .. })));
+        health.progressed(9 * S);
+        assert_eq!(health.verdict(true, 10 * S), None);
+    }
+
+    #[test]
+    fn one_rank_at_work_is_enough() {
+        let mut health = Health::new(4, 0);
+        for tick in 1..=100 {
+            for rank in 0..4 {
+                let cpu = if rank == 3 { tick * S / 10 } else { 0 };
+                health.heard(rank, Some(cpu), tick * S / 5);
+            }
+            assert_eq!(health.verdict(true, tick * S / 5), None);
+        }
+    }
+}

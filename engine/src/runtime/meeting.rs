@@ -1,0 +1,83 @@
+//! How a rank meets its peers, over shared memory or TCP, and the groups it then talks in.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::protocol::Setup;
+use crate::comm::secret::Secret;
+use crate::comm::tcp::Listener;
+use crate::comm::{Communicator, Mesh};
+use crate::shard::Parallel;
+
+/// A rank that waits for its peers' addresses.
+pub(super) struct Meeting<'a> {
+    setup: &'a Setup,
+    secret: &'a Secret,
+    /// Absent with shared memory.
+    listener: Option<Listener>,
+}
+
+/// Gets ready to be met.
+pub(super) fn open<'a>(setup: &'a Setup, secret: &'a Secret) -> anyhow::Result<Meeting<'a>> {
+    let listener = match setup.shared_memory {
+        Some(_) => None,
+        None => Some(Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).context("listen for peers")?),
+    };
+    Ok(Meeting { setup, secret, listener })
+}
+
+impl Meeting<'_> {
+    /// Where peers reach this rank.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().and_then(|listener| listener.address().ok())
+    }
+
+    /// Meets all peers.
+    pub(super) fn join(self, peers: &[SocketAddr]) -> anyhow::Result<Mesh> {
+        let Setup { seat, parallel, .. } = self.setup;
+        let (rank, world) = (seat.rank as usize, parallel.ranks() as usize);
+        let timeout = Duration::from_secs_f64(self.setup.peer_timeout_s);
+        let mut mesh = match (self.listener, &self.setup.shared_memory) {
+            (Some(listener), _) => {
+                Mesh::tcp(listener, rank, peers, self.secret, timeout).context("meet the other ranks")?
+            }
+            (None, Some(path)) => {
+                Mesh::shared_memory(path, rank, world, timeout).context("map the ranks' shared memory")?
+            }
+            (None, None) => anyhow::bail!("expected a transport"),
+        };
+        if let Some(links) = &self.setup.links {
+            mesh.emulate(links.clone());
+        }
+        Ok(mesh)
+    }
+}
+
+/// The groups of one rank.
+pub(super) struct Groups {
+    /// Ranks of its stage.
+    pub(super) stage: Box<dyn Communicator>,
+    /// Its neighbour in the stage before, and itself.
+    pub(super) previous: Option<Box<dyn Communicator>>,
+    /// Itself, and its neighbour in the stage after.
+    pub(super) next: Option<Box<dyn Communicator>>,
+    /// Which stage.
+    pub(super) number: u32,
+}
+
+impl Groups {
+    pub(super) fn new(mesh: &Mesh, rank: u32, parallel: Parallel) -> Self {
+        let Parallel { tp, pp } = parallel;
+        let number = rank / tp;
+        let ranks: Vec<usize> = parallel.stage_ranks(number).into_iter().map(|rank| rank as usize).collect();
+        let pair = |first: u32| mesh.group(&[first as usize, (first + tp) as usize]);
+        Self {
+            stage: mesh.group(&ranks),
+            previous: (number > 0).then(|| pair(rank - tp)),
+            next: (number + 1 < pp).then(|| pair(rank)),
+            number,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Real execution: a driver that forms batches, and one worker process a rank that runs them.
+//!
+//! ```text
+//! driver                                        worker of rank r = stage * tp + tp rank
+//! spawn, secret and setup on its stdin    ->    connects back, proves the secret
+//! Join(addresses)                         ->    meets its peers, loads its weights
+//!                                         <-    Ready
+//! Step(chunks, tokens, blocks)            ->    embeds or receives, runs its layers, sends or samples
+//!                                         <-    Stage(times) from each stage, Tokens from the last
+//!                                         <-    Alive, several times a second
+//! Stop                                    ->    Bye
+//! ```
+//!
+//! The driver knows no tensor, a worker no scheduler. Whatever goes wrong ends the trial with one error that names a rank, and
+//! leaves no process behind.
+
+mod driver;
+mod health;
+mod launch;
+mod meeting;
+mod protocol;
+mod rank;
+mod sequences;
+mod warm_up;
+mod worker;
+
+pub use driver::{Plan, RuntimeExecutor, Summary};
+pub use launch::{LaunchError, Loss};
+pub use protocol::Weights;
+pub use sequences::Prompt;
+pub use worker::run as run_worker;

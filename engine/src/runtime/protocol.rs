@@ -1,0 +1,157 @@
+//! What driver and workers say to each other: plain data, one frame a message. Knows no socket and no process.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+
+use camino::Utf8PathBuf;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::comm::Links;
+use crate::model::KvSpec;
+use crate::model::sampler::Sampling;
+use crate::shard::Parallel;
+
+/// Frames are not longer; a length above it is no frame of ours.
+const FRAME_BYTES_MAX: u32 = 1 << 30;
+
+/// All that a worker is told before it connects; JSON on its stdin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Setup {
+    /// What differs between workers.
+    pub seat: Seat,
+    /// Where the driver listens.
+    pub driver: SocketAddr,
+    /// Proves to driver and peers that this worker belongs to the run, in hexadecimal.
+    pub secret: String,
+    /// Ranks.
+    pub parallel: Parallel,
+    /// Where the rank's weights come from.
+    pub weights: Weights,
+    /// Blocks of the KV cache.
+    pub kv: KvSpec,
+    /// Longest sequence, in tokens.
+    pub max_model_len: u32,
+    /// A file of shared memory through which ranks of this host talk; otherwise they do over TCP.
+    pub shared_memory: Option<Utf8PathBuf>,
+    /// Links to emulate.
+    pub links: Option<Links>,
+    /// A call between ranks fails if a peer has not answered by then.
+    pub peer_timeout_s: f64,
+}
+
+/// One worker's place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Seat {
+    /// Which: stage * tp + rank in its TP group.
+    pub rank: u32,
+    /// Compute threads.
+    pub threads: usize,
+    /// Thread i runs on `cores[i]`; absent: wherever the operating system puts it.
+    pub cores: Option<Vec<usize>>,
+}
+
+/// Where a rank's weights come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// A `weights.json` that `chariot-engine shard` wrote, with the ranks' files beside it.
+    Shards(Utf8PathBuf),
+    /// A Hugging Face folder, from which each rank takes its part.
+    HuggingFace(Utf8PathBuf),
+}
+
+/// Driver to worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// All have connected: where each rank's peers reach it, in order of ranks. Empty with shared memory.
+    Join(Vec<SocketAddr>),
+    /// Run a batch.
+    Step(Step),
+    /// Say goodbye and end.
+    Stop,
+}
+
+/// One batch, the same message to every rank.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Step {
+    pub(super) batch: u32,
+    /// One a sequence.
+    pub(super) parts: Vec<Part>,
+    /// Token ids of all parts, in order.
+    pub(super) tokens: Vec<u32>,
+    /// Sequences that are over or lost their blocks, before this step.
+    pub(super) released: Vec<u32>,
+    /// Send the logits that were sampled from, too.
+    pub(super) logits: bool,
+}
+
+/// A chunk, with what a worker must know of its sequence.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) seq: u32,
+    /// Tokens in the KV cache before it.
+    pub(super) context: u32,
+    /// Its tokens.
+    pub(super) tokens: u32,
+    /// Entries of the block table that the worker has; 0 for a new table.
+    pub(super) blocks_kept: u32,
+    /// Entries after those.
+    pub(super) blocks_new: Vec<u32>,
+    /// Draw a token after it: how, and as which output token of the sequence, from 0.
+    pub(super) sample: Option<(Sampling, u32)>,
+}
+
+/// Worker to driver.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Connected; where peers reach it, unless they talk through shared memory.
+    Hello { rank: u32, peers_at: Option<SocketAddr> },
+    /// Weights are loaded, all buffers are there.
+    Ready { weight_bytes: u64, kv_bytes: u64 },
+    /// Still there; CPU time so far.
+    Alive { cpu_ns: u64 },
+    /// A stage is done with a batch: CLOCK_MONOTONIC when it began and ended. From the first rank of each stage.
+    Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
+    /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
+    Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
+    /// It cannot go on; `of_peer`: because another rank failed it.
+    Failed { message: String, of_peer: bool },
+    /// Its last words.
+    Bye(Farewell),
+}
+
+/// What a worker tells of its life when it ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Farewell {
+    /// Messages over emulated links.
+    pub(super) messages: u64,
+    /// Time these should have taken.
+    pub(super) planned_ns: u64,
+    /// Time by which they were late.
+    pub(super) late_ns: u64,
+    /// The latest one.
+    pub(super) worst_ns: u64,
+}
+
+/// The bytes of one message: its length, 4 bytes little-endian, and the message.
+pub(super) fn frame(message: &impl Serialize) -> Vec<u8> {
+    let mut bytes = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data in memory");
+    let length = u32::try_from(bytes.len() - 4).expect("a message is shorter than 4 GiB");
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+/// Reads one message into `buffer`, which is kept from call to call.
+pub(super) fn read_frame<T: DeserializeOwned>(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<T> {
+    let mut length = [0; 4];
+    source.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > FRAME_BYTES_MAX {
+        let what = format!("expected a message of at most {FRAME_BYTES_MAX} bytes, found {length}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    buffer.resize(length as usize, 0);
+    source.read_exact(buffer)?;
+    postcard::from_bytes(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

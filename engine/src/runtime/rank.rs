@@ -1,0 +1,174 @@
+//! What one rank does with a step: receive or embed, run its layers, send or sample. Knows no socket to the driver.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use camino::Utf8Path;
+
+use super::meeting::Groups;
+use super::protocol::{Farewell, Part, Report, Setup, Step, Weights};
+use crate::backend::cpu::{Cpu, Span};
+use crate::clock::monotonic_ns;
+use crate::comm::{Lateness, Mesh};
+use crate::manifest::{Manifest, rank_file};
+use crate::model::sampler::{Sampling, sample};
+use crate::model::{HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
+
+/// A rank with its weights, caches and connections.
+pub(super) struct Rank {
+    cpu: Cpu,
+    stage: Stage,
+    groups: Groups,
+    /// All connections; the groups are made of them.
+    mesh: Mesh,
+    hidden_size: usize,
+    /// Block tables of running sequences.
+    tables: HashMap<u32, Vec<u32>>,
+    /// Hidden states `[tokens, hidden_size]` of the step under way.
+    hidden: Vec<f32>,
+    /// `[sampled rows, vocabulary]`.
+    logits: Vec<f32>,
+}
+
+impl Rank {
+    /// Loads the rank's weights and makes room for its KV cache.
+    pub(super) fn load(setup: &Setup, mesh: Mesh) -> anyhow::Result<Self> {
+        let Setup { seat, parallel, kv, .. } = setup;
+        let cpu = Cpu::new(seat.threads, seat.cores.as_deref()).context("start compute threads")?;
+        let plan = |config: ModelConfig| StagePlan {
+            config,
+            parallel: *parallel,
+            stage: seat.rank / parallel.tp,
+            tp_rank: seat.rank % parallel.tp,
+            max_positions: setup.max_model_len,
+        };
+        let (stage, hidden_size) = match &setup.weights {
+            Weights::Shards(manifest) => {
+                let folder = manifest.parent().unwrap_or(Utf8Path::new(""));
+                let text = fs_err::read_to_string(manifest)?;
+                let manifest: Manifest = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
+                let weights =
+                    manifest.weights.context("expected weights that were written, found a plan of them")?;
+                let file = ShardFile::open(&folder.join(rank_file(seat.rank)))?;
+                let plan = plan(weights.config);
+                (Stage::load(&plan, &file, *kv)?, plan.config.shape.hidden_size)
+            }
+            Weights::HuggingFace(folder) => {
+                let text = fs_err::read_to_string(folder.join("config.json"))?;
+                let config = ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?;
+                let plan = plan(config);
+                let source = HuggingFace::open(folder, &plan)?;
+                (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
+            }
+        };
+        Ok(Self {
+            cpu,
+            stage,
+            groups: Groups::new(&mesh, seat.rank, *parallel),
+            mesh,
+            hidden_size: hidden_size as usize,
+            tables: HashMap::new(),
+            hidden: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Bytes of this rank's weights.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.stage.weight_bytes()
+    }
+
+    /// Bytes of this rank's KV cache.
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.stage.kv_bytes()
+    }
+
+    /// What there is to tell at the end.
+    pub(super) fn farewell(&self) -> Farewell {
+        let Lateness { messages, planned_ns, late_ns, worst_ns } = self.mesh.lateness();
+        Farewell { messages, planned_ns, late_ns, worst_ns }
+    }
+
+    /// Runs one batch through this rank's layers and tells the driver what it is to know.
+    pub(super) fn step(
+        &mut self,
+        step: Step,
+        mut say: impl FnMut(Report) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        for seq in &step.released {
+            self.tables.remove(seq);
+        }
+        for part in &step.parts {
+            self.update_table(part);
+        }
+        let rows = step.tokens.len();
+        self.hidden.resize(rows * self.hidden_size, 0.0);
+        let Self { cpu, stage, groups, hidden, tables, logits, .. } = self;
+        if let Some(previous) = &mut groups.previous {
+            previous.recv(0, hidden)?;
+        }
+        let start_ns = monotonic_ns();
+        if groups.previous.is_none() {
+            stage.embed(cpu, &mut *groups.stage, &step.tokens, hidden)?;
+        }
+        stage.layers(cpu, &mut *groups.stage, &spans(&step.parts, tables), hidden)?;
+        let speaks = groups.stage.rank() == 0;
+        let number = groups.number;
+        match &mut groups.next {
+            Some(next) => {
+                let end_ns = monotonic_ns();
+                next.send(1, hidden)?;
+                if speaks {
+                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
+                }
+            }
+            None => {
+                let (rows, draws) = sampled(&step.parts);
+                stage.logits(cpu, &mut *groups.stage, &rows, hidden, logits)?;
+                if speaks {
+                    let tokens = draw(logits, &draws);
+                    let end_ns = monotonic_ns();
+                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
+                    let logits = if step.logits { logits.clone() } else { Vec::new() };
+                    say(Report::Tokens { batch: step.batch, tokens, logits })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn update_table(&mut self, part: &Part) {
+        let table = self.tables.entry(part.seq).or_default();
+        table.truncate(part.blocks_kept as usize);
+        assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
+        table.extend(&part.blocks_new);
+    }
+}
+
+/// Where each part's tokens stand and have their blocks.
+fn spans<'a>(parts: &[Part], tables: &'a HashMap<u32, Vec<u32>>) -> Vec<Span<'a>> {
+    let mut first_row = 0;
+    let span = |part: &Part| {
+        let tokens = part.tokens as usize;
+        let row = first_row;
+        first_row += tokens;
+        Span { first_row: row, tokens, context: part.context as usize, table: &tables[&part.seq] }
+    };
+    parts.iter().map(span).collect()
+}
+
+/// The last row of each part after which a token is drawn, and how it is.
+fn sampled(parts: &[Part]) -> (Vec<usize>, Vec<(Sampling, u32)>) {
+    let mut end = 0;
+    let drawn = |part: &Part| {
+        end += part.tokens as usize;
+        part.sample.map(|draw| (end - 1, draw))
+    };
+    parts.iter().filter_map(drawn).unzip()
+}
+
+fn draw(logits: &[f32], draws: &[(Sampling, u32)]) -> Vec<u32> {
+    let Some(vocabulary) = logits.len().checked_div(draws.len()) else { return Vec::new() };
+    let rows = logits.chunks_exact(vocabulary);
+    rows.zip(draws).map(|(row, (sampling, position))| sample(row, sampling, *position)).collect()
+}

@@ -1,0 +1,109 @@
+//! One rank's process: reads its setup, meets driver and peers, and runs the steps it is sent. Knows no scheduler and no other stage.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::launch::OF_PEER;
+use super::protocol::{Order, Report, Setup, frame, read_frame};
+use super::rank::Rank;
+use crate::clock::cpu_ns;
+use crate::comm::CommError;
+use crate::comm::secret::{Secret, Side};
+
+/// How often a worker says that it is still there.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+/// How long driver and peers may take to answer while meeting.
+const MEETING: Duration = Duration::from_secs(20);
+
+/// The write half of the connection to the driver. Two threads write whole frames to it, hence the lock.
+type Driver = Arc<Mutex<TcpStream>>;
+
+/// Runs a worker to its end; its exit code is the result. `setup` is what the driver writes to its stdin.
+pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
+    // Should the driver be killed, this process goes with it.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the driver")?;
+    let mut json = String::new();
+    setup.read_to_string(&mut json).context("read the setup")?;
+    let setup: Setup = serde_json::from_str(&json).context("read the setup")?;
+    anyhow::ensure!(
+        setup.seat.rank == rank,
+        "expected the setup of rank {rank}, found rank {}",
+        setup.seat.rank
+    );
+    let secret = Secret::from_hex(&setup.secret).context("read the secret")?;
+    let mut stream = TcpStream::connect(setup.driver).context("connect to the driver")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(MEETING))?;
+    secret.shake_hands(&mut stream, Side::Caller).context("shake hands with the driver")?;
+    let reader = stream.try_clone()?;
+    let driver = Arc::new(Mutex::new(stream));
+    match serve(&setup, &secret, &driver, reader) {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            let of_peer = error.downcast_ref::<CommError>().is_some_and(CommError::is_of_peer);
+            let message = format!("{error:#}");
+            tracing::error!("{message}");
+            // The driver may be the one that is gone.
+            let _ = say(&driver, &Report::Failed { message, of_peer });
+            Ok(if of_peer { OF_PEER as u8 } else { 1 })
+        }
+    }
+}
+
+fn serve(setup: &Setup, secret: &Secret, driver: &Driver, mut reader: TcpStream) -> anyhow::Result<()> {
+    let meeting = super::meeting::open(setup, secret)?;
+    say(driver, &Report::Hello { rank: setup.seat.rank, peers_at: meeting.address() })?;
+    let Order::Join(peers) = read_frame(&mut reader, &mut Vec::new()).context("wait for all ranks")? else {
+        anyhow::bail!("expected the peers' addresses first");
+    };
+    reader.set_read_timeout(None)?;
+    start_heartbeat(Arc::clone(driver));
+    let orders = start_listening(reader);
+    let mesh = meeting.join(&peers)?;
+    let mut rank = Rank::load(setup, mesh)?;
+    say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
+            Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
+            Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
+        }
+    }
+    Ok(())
+}
+
+fn say(driver: &Driver, report: &Report) -> std::io::Result<()> {
+    let bytes = frame(report);
+    let mut stream = driver.lock().map_err(|_| std::io::Error::other("a thread ended while it wrote"))?;
+    stream.write_all(&bytes)
+}
+
+fn start_heartbeat(driver: Driver) {
+    std::thread::spawn(move || {
+        while say(&driver, &Report::Alive { cpu_ns: cpu_ns() }).is_ok() {
+            std::thread::sleep(HEARTBEAT);
+        }
+    });
+}
+
+/// Hands orders on as they come. Without a driver there is nothing left to do, whatever the compute thread waits for.
+fn start_listening(mut reader: TcpStream) -> Receiver<Order> {
+    let (sender, orders) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = Vec::new();
+        while let Ok(order) = read_frame(&mut reader, &mut buffer) {
+            let last = matches!(order, Order::Stop);
+            if sender.send(order).is_err() || last {
+                return;
+            }
+        }
+        std::process::exit(OF_PEER);
+    });
+    orders
+}
