@@ -1,11 +1,15 @@
 //! Inputs read with errors that name the file, outputs that appear whole or not at all.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err::File;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Bytes after which a large output is brought to the disk.
+const SYNC_EVERY: usize = 32 << 20;
 
 /// An error that the user can mend.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +83,20 @@ impl Output {
         Ok(Self { path: path.to_owned(), draft: Draft(working), file })
     }
 
-    /// Waits until all of it is on the disk, then gives it its name.
-    pub(super) fn publish_durably(mut self) -> anyhow::Result<()> {
+    /// Lets `fill` write, while another thread brings to the disk what was written before; then gives it its name.
+    pub(super) fn publish_durably(
+        mut self,
+        fill: impl FnOnce(&mut SyncedBehind<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let handle = self.file.get_ref().try_clone()?;
+        std::thread::scope(|scope| {
+            let (due, dues) = sync_channel(1);
+            let syncing = scope.spawn(move || dues.iter().try_for_each(|()| handle.sync_data()));
+            let filled = fill(&mut SyncedBehind { output: &mut self, written: 0, due });
+            // What a failed sync says, it says once.
+            syncing.join().expect("syncing does not panic")?;
+            filled
+        })?;
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
         let directory = self.path.parent().filter(|parent| !parent.as_str().is_empty());
@@ -103,5 +119,30 @@ impl Write for Output {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// A large output, on its way to the disk while it is written.
+pub(super) struct SyncedBehind<'a> {
+    output: &'a mut Output,
+    /// Since the last sync was asked for.
+    written: usize,
+    due: SyncSender<()>,
+}
+
+impl Write for SyncedBehind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.output.write(&bytes[..bytes.len().min(SYNC_EVERY)])?;
+        self.written += written;
+        if self.written >= SYNC_EVERY {
+            self.written = 0;
+            // Where one is still under way, the next takes these bytes too.
+            let _ = self.due.try_send(());
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
     }
 }

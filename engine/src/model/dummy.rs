@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::slice::{LayerSlot, NormPart, Slicer, Slot};
+use super::slice::{LayerSlot, NormPart, Slice, Slicer, Slot};
 use super::{ModelError, Part, StagePlan, TensorSource};
 use crate::shard::{Dtype, ShardError, Tensor};
 
@@ -68,28 +68,26 @@ impl TensorSource for Dummy {
         let slot = Slot::parse(&wanted.name)?;
         let slice = self.slicer.slice(slot);
         let key = self.key(&wanted.name, slot);
-        let (mean, deviation) = self.spread(slot);
-        let width = self.dtype.bytes() as usize;
+        let spread = self.spread(slot);
         let values: u64 = wanted.shape.iter().map(|&length| u64::from(length)).product();
-        let mut bytes = vec![0; values as usize * width];
-        let row_bytes = (slice.columns.end - slice.columns.start) as usize * width;
-        let mut rows = bytes.chunks_exact_mut(row_bytes);
-        // Rows of padding stay zeros.
-        for row in slice.rows.iter().cloned().flatten() {
-            let out = rows.next().expect("a rank's shape has room for its slice");
-            let row_key = mix(key ^ mix(row));
-            match self.dtype {
-                Dtype::Float32 => {
-                    fill(out, row_key, slice.columns.start, &table(mean, deviation, f32::to_le_bytes))
-                }
-                Dtype::Float16 => fill(out, row_key, slice.columns.start, &table(mean, deviation, f16_bytes)),
-                Dtype::Bfloat16 => {
-                    fill(out, row_key, slice.columns.start, &table(mean, deviation, bf16_bytes))
-                }
-            }
-        }
+        let bytes = match self.dtype {
+            Dtype::Float32 => generate(key, &slice, values, &table(spread, f32::to_le_bytes)),
+            Dtype::Float16 => generate(key, &slice, values, &table(spread, f16_bytes)),
+            Dtype::Bfloat16 => generate(key, &slice, values, &table(spread, bf16_bytes)),
+        };
         Ok(Part { dtype: self.dtype, shape: wanted.shape.clone(), bytes: Cow::Owned(bytes) })
     }
+}
+
+/// The slice's values, and zeros for its padding.
+fn generate<const N: usize>(key: u64, slice: &Slice, values: u64, table: &[[u8; N]; 256]) -> Vec<u8> {
+    let mut bytes = vec![0; values as usize * N];
+    let row_bytes = (slice.columns.end - slice.columns.start) as usize * N;
+    let rows = slice.rows.iter().cloned().flatten();
+    for (row, out) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
+        fill(out.as_chunks_mut().0, mix(key ^ mix(row)), slice.columns.start, table);
+    }
+    bytes
 }
 
 fn f16_bytes(value: f32) -> [u8; 2] {
@@ -100,28 +98,27 @@ fn bf16_bytes(value: f32) -> [u8; 2] {
     half::bf16::from_f32(value).to_le_bytes()
 }
 
-/// 256 equally likely values of a uniform distribution, encoded.
-fn table<const N: usize>(mean: f64, deviation: f64, encode: fn(f32) -> [u8; N]) -> [[u8; N]; 256] {
+/// 256 equally likely values of a uniform distribution of some mean and standard deviation, encoded.
+fn table<const N: usize>((mean, deviation): (f64, f64), encode: fn(f32) -> [u8; N]) -> [[u8; N]; 256] {
     let half_width = 3.0_f64.sqrt() * deviation;
     std::array::from_fn(|level| encode((mean + half_width * (level as f64 - 127.5) / 128.0) as f32))
 }
 
-/// The values of one row from column `first` on.
-fn fill<const N: usize>(out: &mut [u8], row_key: u64, first: u64, table: &[[u8; N]; 256]) {
-    let word = |index: u64| mix(row_key.wrapping_add(index)).to_le_bytes();
-    let (mut index, skipped) = (first / PER_WORD, (first % PER_WORD) as usize);
-    let mut out = out.as_chunks_mut::<N>().0;
-    while !out.is_empty() {
-        let skipped = if index == first / PER_WORD { skipped } else { 0 };
-        let levels = word(index);
-        let levels = &levels[skipped..];
-        let (now, later) = out.split_at_mut(levels.len().min(out.len()));
-        for (out, &level) in now.iter_mut().zip(levels) {
-            *out = table[usize::from(level)];
-        }
-        out = later;
+/// The values of one row from column `first` on: each mixed word makes those of eight columns.
+fn fill<const N: usize>(out: &mut [[u8; N]], row_key: u64, first: u64, table: &[[u8; N]; 256]) {
+    let word =
+        |index: u64| mix(row_key.wrapping_add(index)).to_le_bytes().map(|level| table[usize::from(level)]);
+    let skipped = (first % PER_WORD) as usize;
+    let head = (PER_WORD as usize - skipped).min(out.len());
+    let (start, out) = out.split_at_mut(head);
+    start.copy_from_slice(&word(first / PER_WORD)[skipped..skipped + head]);
+    let (words, end) = out.as_chunks_mut();
+    let mut index = first / PER_WORD + 1;
+    for out in words {
+        *out = word(index);
         index += 1;
     }
+    end.copy_from_slice(&word(index)[..end.len()]);
 }
 
 /// One step of SplitMix64 (Steele, Lea and Flood 2014).

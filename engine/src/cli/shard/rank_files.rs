@@ -143,9 +143,8 @@ fn write_rank(
         done.kept += 1;
         return Ok(());
     }
-    let mut output = Output::create(path)?;
-    model::rank_file::write(&mut output, key, source, &mut rank.tensors)?;
-    output.publish_durably()?;
+    Output::create(path)?
+        .publish_durably(|sink| Ok(model::rank_file::write(sink, key, source, &mut rank.tensors)?))?;
     done.written += 1;
     done.written_bytes += rank.bytes;
     Ok(())

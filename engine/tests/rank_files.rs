@@ -1,0 +1,249 @@
+//! `chariot-engine shard` with real weights: what it writes, what it leaves alone, what it refuses.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod ranks;
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::SystemTime;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use chariot_engine::model::{Dummy, HuggingFace, ModelConfig, ShardFile, TensorSource};
+use chariot_engine::shard::{Dtype, Parallel};
+use ranks::{Chunk, Model, SINGLE, Widened};
+use serde_json::Value;
+
+const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
+const PRESET: &str = "name: tiny\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
+    vocab_size: 100\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
+
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    /// With a simulated cluster, a measured one and a preset.
+    fn new() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap());
+        let platform =
+            format!("{}/../pipelines/platforms/azure-nc96ads-a100-v4-x2.yaml", env!("CARGO_MANIFEST_DIR"));
+        for (on, out) in [("simulator", "simulated.json"), ("cpu", "measured.json")] {
+            bench.succeeds(&format!("cluster --platform {platform} --on {on} --out {out}"));
+        }
+        fs_err::write(bench.path("tiny.yaml"), PRESET).unwrap();
+        bench
+    }
+
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8Path::from_path(self.0.path()).unwrap().join(name)
+    }
+
+    fn run(&self, args: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
+        command.args(args.split(' ')).current_dir(self.0.path()).output().unwrap()
+    }
+
+    fn succeeds(&self, args: &str) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refuses(&self, args: &str, expected: &str) {
+        let output = self.run(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(expected), "expected `{expected}` in: {stderr}");
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs_err::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    /// File name -> when it was written.
+    fn files(&self, folder: &str) -> BTreeMap<String, SystemTime> {
+        let entries = fs_err::read_dir(self.path(folder)).unwrap().map(Result::unwrap);
+        entries
+            .map(|entry| {
+                let name = entry.file_name().to_str().unwrap().to_owned();
+                (name, entry.metadata().unwrap().modified().unwrap())
+            })
+            .collect()
+    }
+
+    fn logits(&self, folder: &str, parallel: Parallel) -> Vec<Vec<f32>> {
+        let config =
+            serde_json::from_value(self.json(&format!("{folder}/weights.json"))["weights"]["config"].take());
+        let config: ModelConfig = config.unwrap();
+        let mut model = Model::load(&config, parallel, |plan| {
+            let rank = plan.stage * parallel.tp + plan.tp_rank;
+            let file = self.path(&format!("{folder}/rank-{rank:03}.safetensors"));
+            Box::new(Widened(ShardFile::open(&file).unwrap()))
+        });
+        prefill(&mut model)
+    }
+}
+
+fn prefill(model: &mut Model) -> Vec<Vec<f32>> {
+    model.step(&[Chunk { seq: 0, context: 0, tokens: &TOKENS }])
+}
+
+fn golden(name: &str) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("{}/tests/parity/golden/{name}", env!("CARGO_MANIFEST_DIR")))
+}
+
+/// What a model in rank files computes is what it computes from their source.
+fn expect_same(
+    bench: &Bench,
+    folder: &str,
+    parallel: Parallel,
+    open: impl Fn(&chariot_engine::model::StagePlan) -> Box<dyn TensorSource>,
+) {
+    let config: ModelConfig =
+        serde_json::from_value(bench.json(&format!("{folder}/weights.json"))["weights"]["config"].take())
+            .unwrap();
+    assert_eq!(bench.logits(folder, parallel), prefill(&mut Model::load(&config, parallel, open)));
+}
+
+#[test]
+fn a_simulated_cluster_gets_the_manifest_alone() {
+    let bench = Bench::new();
+    bench.succeeds("shard --cluster simulated.json --model tiny.yaml --tp 2 --pp 1 --out weights.json");
+    let manifest = bench.json("weights.json");
+    assert!(manifest.get("weights").is_none());
+    assert!(manifest["stages"][0]["ranks"][0].get("key").is_none());
+    assert!(!bench.files(".").keys().any(|name| name.starts_with("rank-")));
+}
+
+#[test]
+fn a_measured_cluster_gets_a_dummy() {
+    let bench = Bench::new();
+    fs_err::create_dir(bench.path("out")).unwrap();
+    let said = bench
+        .succeeds("shard --cluster measured.json --model tiny.yaml --tp 2 --pp 2 --out out/weights.json");
+    assert!(said.contains("rank files: 4 written"), "{said}");
+    assert!(said.contains("(measured)"), "{said}");
+    let manifest = bench.json("out/weights.json");
+    assert_eq!(manifest["weights"]["origin"]["dummy"]["seed"], 0);
+    assert_eq!(manifest["weights"]["dtype"], "bfloat16");
+    // 2 x kv_heads 1 x head_dim 16 x 1 layer x 2 bytes.
+    assert_eq!(manifest["memory"]["kv_bytes_per_token"], 64);
+    assert_eq!(bench.files("out").len(), 5, "four ranks and the manifest, no leftovers");
+    expect_same(&bench, "out", Parallel { tp: 2, pp: 2 }, |plan| {
+        Box::new(Widened(Dummy::new(0, Dtype::Bfloat16, plan).unwrap()))
+    });
+}
+
+#[test]
+fn real_dtypes_count_their_real_bytes() {
+    let bench = Bench::new();
+    let bytes = |dtype: &str| {
+        let out = format!("{dtype}.json");
+        bench.succeeds(&format!("shard --cluster simulated.json --model tiny.yaml --tp 1 --pp 1 --out {out} --dummy 4 --dtype {dtype}"));
+        let memory = bench.json(&out)["memory"].take();
+        ["weight_bytes_max", "kv_bytes_per_token"].map(|field| memory[field].as_u64().unwrap())
+    };
+    assert_eq!(bytes("bf16"), bytes("f16"));
+    assert_eq!(bytes("f32"), bytes("f16").map(|bytes| 2 * bytes));
+}
+
+#[test]
+fn only_files_that_would_change_are_written() {
+    let bench = Bench::new();
+    let shard = |seed: &str| {
+        bench.succeeds(&format!(
+            "shard --cluster simulated.json --model tiny.yaml --tp 2 --pp 1 --out weights.json --dummy {seed}"
+        ))
+    };
+    assert!(shard("1").contains("2 written, 0 as they should be"));
+    let (first, manifest) = (bench.files("."), fs_err::read(bench.path("weights.json")).unwrap());
+    assert!(shard("1").contains("rank files: 2 as they should be"));
+    let rank = "rank-001.safetensors";
+    assert_eq!(bench.files(".")[rank], first[rank]);
+    assert_eq!(fs_err::read(bench.path("weights.json")).unwrap(), manifest, "byte for byte");
+    // A file that was lost or cut short is written again, alone.
+    let whole = fs_err::read(bench.path(rank)).unwrap();
+    fs_err::write(bench.path(rank), &whole[..whole.len() - 1]).unwrap();
+    assert!(shard("1").contains("1 written, 1 as they should be"));
+    assert_eq!(fs_err::read(bench.path(rank)).unwrap(), whole);
+    // A run of another seed that was killed before the manifest leaves that seed's files.
+    shard("2");
+    fs_err::write(bench.path("weights.json"), &manifest).unwrap();
+    assert!(shard("1").contains("2 written, 0 as they should be"));
+    assert_eq!(fs_err::read(bench.path(rank)).unwrap(), whole);
+}
+
+#[test]
+fn a_changed_layer_rewrites_its_stage_alone() {
+    let bench = Bench::new();
+    let folder = bench.path("falcon");
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::copy(golden("falcon-old").join("config.json"), folder.join("config.json")).unwrap();
+    let config = fs_err::read_to_string(folder.join("config.json")).unwrap();
+    let config = ModelConfig::parse(&config, "falcon").unwrap();
+    ranks::folder::write_random(&folder, &config);
+    let shard = "shard --cluster measured.json --model falcon/config.json --weights falcon --tp 2 --pp 3 --out weights.json";
+    assert!(bench.succeeds(shard).contains("6 written, 0 as they should be"));
+    let before = bench.json("weights.json");
+    let file = folder.join("model.safetensors");
+    let mut bytes = fs_err::read(&file).unwrap();
+    // The last value of the file belongs to the last layer or the final norm: both on the last stage.
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let entry: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let name = "transformer.h.2.mlp.dense_4h_to_h.weight";
+    let at = 8 + header + entry[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at] ^= 1;
+    fs_err::write(&file, &bytes).unwrap();
+    assert!(bench.succeeds(shard).contains("2 written, 4 as they should be"));
+    let after = bench.json("weights.json");
+    assert_ne!(before["weights"]["inputs"][name], after["weights"]["inputs"][name]);
+    assert_eq!(before["stages"][1], after["stages"][1], "digests of kept files are kept");
+    assert_ne!(before["stages"][2], after["stages"][2]);
+}
+
+#[test]
+fn every_golden_survives_sharding() {
+    let bench = Bench::new();
+    for (name, parallel) in [
+        ("falcon-new", Parallel { tp: 4, pp: 2 }),
+        ("falcon-mq", Parallel { tp: 8, pp: 1 }),
+        ("falcon-old-sequential", Parallel { tp: 2, pp: 3 }),
+        ("llama-gqa", Parallel { tp: 8, pp: 1 }),
+        ("mistral", SINGLE),
+    ] {
+        let (folder, Parallel { tp, pp }) = (golden(name), parallel);
+        fs_err::create_dir(bench.path(name)).unwrap();
+        bench.succeeds(&format!(
+            "shard --cluster measured.json --model {folder}/config.json --weights {folder} --tp {tp} --pp {pp} --out {name}/weights.json"
+        ));
+        expect_same(&bench, name, parallel, |plan| {
+            Box::new(Widened(HuggingFace::open(&folder, plan).unwrap()))
+        });
+    }
+}
+
+#[test]
+fn wrong_weights_are_the_users_to_mend() {
+    let bench = Bench::new();
+    let shard = "shard --cluster measured.json --tp 1 --pp 1 --out weights.json";
+    bench.refuses(
+        &format!("{shard} --model tiny.yaml --weights {}", golden("mistral")),
+        "config.json: expected the shape of tiny.yaml",
+    );
+    bench.refuses(
+        &format!("{shard} --model tiny.yaml --weights absent"),
+        "absent/config.json: expected a file, found none",
+    );
+    bench.refuses(&format!("{shard} --model tiny.yaml --weights absent --dummy 1"), "cannot be used with");
+    fs_err::create_dir(bench.path("empty")).unwrap();
+    fs_err::copy(golden("mistral").join("config.json"), bench.path("empty/config.json")).unwrap();
+    bench.refuses(
+        &format!("{shard} --model empty/config.json --weights empty"),
+        "empty: expected model.safetensors or model.safetensors.index.json, found neither",
+    );
+    let model = fs_err::read(golden("mistral").join("model.safetensors")).unwrap();
+    fs_err::write(bench.path("empty/model.safetensors"), &model[..model.len() / 2]).unwrap();
+    bench.refuses(
+        &format!("{shard} --model empty/config.json --weights empty"),
+        "bytes, as its header says, found",
+    );
+    assert!(!bench.path("weights.json").exists());
+}
