@@ -236,6 +236,7 @@ impl<'a, E: Executor, W: Write + Send> Trial<'a, E, W> {
             recorder.completed(batch, outcomes, start, end)
         };
         let recorded = engine.wait(until, seen).map_err(TrialError::Executor)?;
-        Ok(recorded.transpose()?.unwrap_or_default())
+        recorded.transpose()?;
+        Ok(())
     }
 }

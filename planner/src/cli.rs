@@ -110,21 +110,26 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { MISTAKE } else { DONE });
         }
     };
-    match catch_unwind(AssertUnwindSafe(|| dispatch(args))) {
-        Ok(Ok(code)) => ExitCode::from(code),
+    ExitCode::from(guarded(|| dispatch(args)))
+}
+
+/// The exit code of a command, whatever becomes of it; says what went wrong.
+fn guarded(command: impl FnOnce() -> Result<u8, CliError>) -> u8 {
+    match catch_unwind(AssertUnwindSafe(command)) {
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             match &error {
                 CliError::Closed => {}
                 CliError::Pipeline(report) => say(report.trim_end()),
                 other => say(&format!("error: {other}")),
             }
-            ExitCode::from(error.code())
+            error.code()
         }
         Err(_) => {
             say(
                 "error: this is a bug in chariot; the lines above say where. Please report it with the command you ran",
             );
-            ExitCode::from(BUG)
+            BUG
         }
     }
 }
@@ -192,4 +197,18 @@ fn shown(path: &Utf8Path) -> String {
     let here = std::env::current_dir().ok();
     let relative = here.as_deref().and_then(|here| path.as_std_path().strip_prefix(here).ok());
     relative.map_or_else(|| path.to_string(), |path| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_exit_code() {
+        assert_eq!(guarded(|| Ok(DONE)), 0);
+        assert_eq!(guarded(|| Err(CliError::Failed("an action failed".to_owned()))), 1);
+        assert_eq!(guarded(|| Err(CliError::Mistake("no such target".to_owned()))), 2);
+        assert_eq!(guarded(|| panic!("on purpose")), 3);
+        assert_eq!(guarded(|| Err(CliError::Closed)), 0);
+    }
 }

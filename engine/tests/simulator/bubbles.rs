@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use chariot_engine::executor::StageStay;
-use chariot_engine::sim::platform::Platform;
 use chariot_engine::units::Nanos;
 use expect_test::expect_file;
 
-use super::setting::{Run, Setting, azure, column, openchat, sarathi};
+use super::setting::{Run, Setting, azure, column, openchat, platform, sarathi};
 
 /// TP4 x PP2 across the two nodes, or TP8 in one node: no stages, no bubbles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,17 +29,9 @@ impl Layout {
     fn setting(self) -> Setting {
         match self {
             Self::TwoStages => Setting::new(azure(), 4, 2),
-            Self::OneStage => Setting::new(one_node(), 8, 1),
+            Self::OneStage => Setting::new(platform("a100-pcie-x8"), 8, 1),
         }
     }
-}
-
-/// The platform with its eight devices in one node; the PCIe link takes the other node's in.
-fn one_node() -> Platform {
-    let mut platform = Platform { name: "one-node".to_owned(), nodes: 1, gpus_per_node: 8, ..azure() };
-    platform.links.retain(|link| link.name != "ethernet");
-    platform.links.last_mut().unwrap().span = 8;
-    platform
 }
 
 fn trial(layout: Layout, chunk: u32, qps: f64) -> Run {
