@@ -4,4 +4,5 @@
 mod bubbles;
 mod closed_forms;
 mod latency_trials;
+mod models;
 mod setting;

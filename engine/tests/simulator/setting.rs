@@ -43,8 +43,9 @@ pub(crate) fn sarathi(chunk: u32) -> Policy {
     Policy::Sarathi { chunk: ChunkSchedule::Fixed(chunk) }
 }
 
-/// Falcon-180B under one policy on one layout.
+/// A model, Falcon-180B where not said, under one policy on one layout.
 pub(crate) struct Setting {
+    pub(crate) shape: ModelShape,
     pub(crate) platform: Platform,
     pub(crate) parallel: Parallel,
     pub(crate) policy: Policy,
@@ -56,7 +57,9 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new(platform: Platform, tp: u32, pp: u32) -> Self {
+        let text = fs_err::read_to_string(format!("{PIPELINES}/models/falcon-180b.yaml")).unwrap();
         Self {
+            shape: ModelShape::parse(&text, "").unwrap(),
             platform,
             parallel: Parallel { tp, pp },
             policy: sarathi(512),
@@ -68,9 +71,8 @@ impl Setting {
     }
 
     fn costs(&self) -> CostModel {
-        let text = fs_err::read_to_string(format!("{PIPELINES}/models/falcon-180b.yaml")).unwrap();
-        let shape = ModelShape::parse(&text, "").unwrap();
-        CostModel::new(&self.platform, &shape, &Division::new(&shape, self.parallel).unwrap(), Band::Central)
+        let division = Division::new(&self.shape, self.parallel).unwrap();
+        CostModel::new(&self.platform, &self.shape, &division, Band::Central)
     }
 
     pub(crate) fn run(&self, requests: &[Request]) -> Run {
