@@ -33,7 +33,7 @@ pub struct Chart {
 pub struct Panel {
     /// Above it; may be empty.
     pub title: String,
-    /// By group, then by series.
+    /// By group, then by series; what has no number leaves a gap that says so.
     pub bars: Vec<Vec<Option<Bar>>>,
 }
 
@@ -61,8 +61,12 @@ pub enum Mark {
     None,
 }
 
-/// Dark and light in turn, apart in hue for the colour-blind and in lightness for a grey print.
-const PALETTE: [&str; 6] = ["#12436d", "#f5b041", "#2a9d8f", "#801650", "#c3b1e1", "#6b6b6b"];
+/// Dark and light in turn, apart in hue for the colour-blind and in lightness for a grey print. The second half is for
+/// figures with more series than a reader should be asked to tell apart; then the colours repeat.
+const PALETTE: [&str; 12] = [
+    "#12436d", "#f5b041", "#2a9d8f", "#801650", "#c3b1e1", "#6b6b6b", "#4fa3e0", "#8a5a00", "#9be3b5",
+    "#e8743b", "#5b2a86", "#d0d0d0",
+];
 const INK: &str = "#222222";
 const FAINT: &str = "#e3e3e3";
 const GREY: &str = "#555555";
@@ -73,10 +77,14 @@ const PANEL_TITLE: TextStyle = TextStyle { size: 11.5, colour: INK, bold: true }
 const LABEL: TextStyle = TextStyle { size: 11.0, colour: INK, bold: false };
 const TICK: TextStyle = TextStyle { size: 10.0, colour: INK, bold: false };
 const VALUE: TextStyle = TextStyle { size: 8.5, colour: INK, bold: false };
+const ABSENT: TextStyle = TextStyle { size: 8.5, colour: GREY, bold: false };
 const CAPTION: TextStyle = TextStyle { size: 9.5, colour: GREY, bold: false };
 
+const NO_VALUE: &str = "no value";
 const MARGIN: f64 = 14.0;
 const PLOT_HEIGHT: f64 = 220.0;
+/// From one line of a group's name to the next.
+const LINE: f64 = 12.0;
 const SWATCH: f64 = 11.0;
 
 /// A panel's place on the page.
@@ -108,15 +116,18 @@ pub fn draw(chart: &Chart, font: &Font) -> String {
     let titled = chart.panels.iter().any(|panel| !panel.title.is_empty());
     let top = y + if titled { 22.0 } else { 10.0 };
     let each = (width - MARGIN) / chart.panels.len() as f64;
+    let groups = group_names(chart, font, each);
+    let lower = LINE * (groups.iter().map(Vec::len).max().unwrap_or(1).max(1) - 1) as f64;
     for (index, panel) in chart.panels.iter().enumerate() {
         let left = MARGIN + each * index as f64;
         let ruler = ruler(chart, panel, font, each);
         let gutter = 24.0 + ruler.ticks.iter().map(|t| font.width(TICK, &tick_label(*t))).fold(0.0, f64::max);
         let frame = Frame { left: left + gutter, right: left + each - 12.0, top, bottom: top + PLOT_HEIGHT };
         axes(&mut svg, chart, panel, &ruler, &frame, left);
+        x_axis(&mut svg, chart, &groups, &frame, lower);
         bars(&mut svg, chart, panel, &ruler, &frame, font);
     }
-    let mut bottom = top + PLOT_HEIGHT + 40.0;
+    let mut bottom = top + PLOT_HEIGHT + 40.0 + lower;
     for line in wrap(font, CAPTION, &chart.caption, width - 2.0 * MARGIN) {
         bottom += 14.0;
         svg.text((MARGIN, bottom), Anchor::Start, CAPTION, false, &line);
@@ -207,14 +218,27 @@ fn axes(svg: &mut Svg, chart: &Chart, panel: &Panel, ruler: &Ruler, frame: &Fram
     }
     let middle = (frame.left + frame.right) / 2.0;
     svg.text((middle, frame.top - 8.0), Anchor::Middle, PANEL_TITLE, false, &panel.title);
-    svg.text((middle, frame.bottom + 34.0), Anchor::Middle, LABEL, false, &chart.x_label);
     svg.text((left + 10.0, (frame.top + frame.bottom) / 2.0), Anchor::Middle, LABEL, true, &chart.y_label);
-    let each = group_width(chart, frame.right - frame.left);
-    for (index, group) in chart.groups.iter().enumerate() {
-        let x = frame.left + each * (index as f64 + 0.5);
-        svg.text((x, frame.bottom + 15.0), Anchor::Middle, TICK, false, group);
-    }
     svg.line((frame.left, frame.top), (frame.left, frame.bottom), INK, 1.0);
+}
+
+/// The groups' names, broken into lines so that neighbours stay apart.
+fn group_names(chart: &Chart, font: &Font, each: f64) -> Vec<Vec<String>> {
+    let room = group_width(chart, each - 60.0) - 4.0;
+    chart.groups.iter().map(|name| wrap(font, TICK, name, room)).collect()
+}
+
+/// Names of the groups and of the axis; `lower`: how much more than one line the names take.
+fn x_axis(svg: &mut Svg, chart: &Chart, groups: &[Vec<String>], frame: &Frame, lower: f64) {
+    let each = group_width(chart, frame.right - frame.left);
+    for (index, lines) in groups.iter().enumerate() {
+        let x = frame.left + each * (index as f64 + 0.5);
+        for (row, line) in lines.iter().enumerate() {
+            svg.text((x, frame.bottom + 15.0 + LINE * row as f64), Anchor::Middle, TICK, false, line);
+        }
+    }
+    let middle = (frame.left + frame.right) / 2.0;
+    svg.text((middle, frame.bottom + 34.0 + lower), Anchor::Middle, LABEL, false, &chart.x_label);
 }
 
 fn bars(svg: &mut Svg, chart: &Chart, panel: &Panel, ruler: &Ruler, frame: &Frame, font: &Font) {
@@ -224,8 +248,11 @@ fn bars(svg: &mut Svg, chart: &Chart, panel: &Panel, ruler: &Ruler, frame: &Fram
     for (g, group) in panel.bars.iter().enumerate() {
         let first = frame.left + each * (g as f64 + 0.5) - wide * group.len() as f64 / 2.0;
         for (s, bar) in group.iter().enumerate() {
-            let Some(bar) = bar else { continue };
             let x = first + wide * s as f64;
+            let Some(bar) = bar else {
+                absent(svg, x + wide / 2.0, frame.bottom, wide, font);
+                continue;
+            };
             let top = frame.y(ruler, bar.value);
             svg.rect(x + 0.75, top, wide - 1.5, frame.bottom - top, colour(s));
             let middle = x + wide / 2.0;
@@ -239,6 +266,15 @@ fn bars(svg: &mut Svg, chart: &Chart, panel: &Panel, ruler: &Ruler, frame: &Fram
         }
     }
     svg.line((frame.left, frame.bottom), (frame.right, frame.bottom), INK, 1.0);
+}
+
+/// Says on the axis that a bar is not zero but absent, if that fits beside or along its place.
+fn absent(svg: &mut Svg, x: f64, bottom: f64, wide: f64, font: &Font) {
+    if fits(font.width(ABSENT, NO_VALUE), wide) {
+        svg.text((x, bottom - 3.5), Anchor::Middle, ABSENT, false, NO_VALUE);
+    } else if wide >= ABSENT.size {
+        svg.text((x + ABSENT.size * 0.36, bottom - 3.5), Anchor::Start, ABSENT, true, NO_VALUE);
+    }
 }
 
 /// A thin line with caps, edged in white so that it shows on a dark bar.

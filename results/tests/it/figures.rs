@@ -89,6 +89,19 @@ fn the_png_is_the_same_bytes_everywhere() {
     expect_file!["golden/capacity.png.fnv"].assert_eq(&format!("{fnv:016x}\n"));
 }
 
+#[test]
+fn long_names_of_groups_are_broken_into_lines() {
+    let (_guard, dir) = directory();
+    let mut spec = capacities(&dir);
+    spec["names"]["strict"] = json!("a group whose name is longer than its bars are wide");
+    drawn(&dir, &spec).unwrap();
+    let svg = read(&dir.join("out/fig.svg"));
+    assert!(
+        svg.contains(">a group whose name is longer<") && svg.contains(">than its bars are wide<"),
+        "{svg}"
+    );
+}
+
 /// Two summaries of the same trial, one of them with a band.
 fn summaries(dir: &Utf8Path) -> Value {
     let (_guard, trial_dir) =

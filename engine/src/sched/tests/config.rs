@@ -45,3 +45,17 @@ fn dynamic_sizes_are_evenly_spaced_and_rounded() {
     let one = ChunkSchedule::Dynamic { low: 100, high: 300, stages: 1, max_tokens: 8 };
     assert_eq!((one.budget(0), one.budget(9)), (288, 288));
 }
+
+#[test]
+fn a_hundredth_of_the_blocks_stays_free_where_memory_is_not_reserved() {
+    let sarathi = Policy::Sarathi { chunk: ChunkSchedule::Fixed(8) };
+    let vllm = Policy::Vllm { max_batched_tokens: 64 };
+    let kept =
+        |policy, watermark| SchedulerConfig { blocks: 1050, watermark, ..config(policy) }.watermark_blocks();
+    let chunked = Policy::SimpleChunking { chunk: 8 };
+    assert_eq!(
+        [sarathi, vllm, chunked, Policy::Orca, Policy::FasterTransformer].map(|p| kept(p, None)),
+        [10, 10, 10, 0, 0]
+    );
+    assert_eq!([sarathi, Policy::Orca].map(|policy| kept(policy, Some(0.1))), [105, 105]);
+}

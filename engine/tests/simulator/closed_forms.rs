@@ -1,137 +1,20 @@
-//! The simulator against closed forms: queueing theory, pipeline algebra and conservation. Everything goes through the library
-//! as a trial does, and is read back from the records.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+//! The simulator against closed forms: queueing theory, pipeline algebra and conservation.
 
 use std::collections::BTreeMap;
 
-use chariot_engine::engine::{Ending, Trial};
-use chariot_engine::record::{Recorder, Watch};
-use chariot_engine::sched::{ChunkSchedule, Compat, Policy, Scheduler, SchedulerConfig};
-use chariot_engine::shape::ModelShape;
-use chariot_engine::shard::{Division, Parallel};
-use chariot_engine::sim::SimExecutor;
-use chariot_engine::sim::coefficient::{Band, Coefficient};
-use chariot_engine::sim::cost::CostModel;
-use chariot_engine::sim::platform::Platform;
-use chariot_engine::timeline::Timeline;
+use chariot_engine::sched::{Compat, Policy};
+use chariot_engine::sim::coefficient::Coefficient;
 use chariot_engine::units::Nanos;
-use chariot_engine::workload::{Arrivals, Lengths, Request, Workload};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use chariot_engine::workload::{Lengths, Request};
 use parquet::record::Field;
+
+use super::setting::{Row, Run, Setting, at_once, azure, constant, int, poisson, rows, sarathi, sum};
 
 const MS: f64 = 1e-3;
 
-fn preset(path: &str) -> String {
-    fs_err::read_to_string(format!("{}/../pipelines/{path}.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-fn platform(name: &str) -> Platform {
-    serde_saphyr::from_str(&preset(&format!("platforms/{name}"))).unwrap()
-}
-
-/// Stages of 10 ms and nothing else.
-fn constant() -> Platform {
-    platform("constant-x8")
-}
-
-/// One setting of the whole simulator.
-struct Setting {
-    platform: Platform,
-    model: &'static str,
-    parallel: Parallel,
-    policy: Policy,
-    batch_cap: u32,
-    blocks: u32,
-    compat: Compat,
-    time_limit: Nanos,
-}
-
-impl Setting {
-    fn new(platform: Platform, tp: u32, pp: u32) -> Self {
-        Self {
-            platform,
-            model: "falcon-180b",
-            parallel: Parallel { tp, pp },
-            policy: Policy::Sarathi { chunk: ChunkSchedule::Fixed(512) },
-            batch_cap: 128,
-            blocks: 1 << 20,
-            compat: Compat::Honest,
-            time_limit: Nanos::MAX,
-        }
-    }
-
-    fn costs(&self) -> CostModel {
-        let shape = ModelShape::parse(&preset(&format!("models/{}", self.model)), "").unwrap();
-        CostModel::new(&self.platform, &shape, &Division::new(&shape, self.parallel).unwrap(), Band::Central)
-    }
-
-    fn run(&self, requests: &[Request]) -> Run {
-        let scheduler = SchedulerConfig {
-            policy: self.policy,
-            batch_cap: self.batch_cap,
-            max_model_len: 8192,
-            block_size: 16,
-            blocks: self.blocks,
-            stages: self.parallel.pp,
-            watermark: None,
-            compat: self.compat,
-        };
-        let watch = Watch::new(Vec::new(), requests.iter().map(|request| request.output_tokens));
-        let mut recorder = Recorder::new(Vec::new(), Some(Vec::new()), watch).unwrap();
-        let mut executor = SimExecutor::new(self.costs());
-        let mut timeline = Timeline::default();
-        let trial = Trial::new(requests, Scheduler::new(scheduler).unwrap(), &mut executor, &mut recorder)
-            .with_timeline(Some(&mut timeline));
-        let ending = trial.run(self.time_limit).unwrap();
-        let (records, batches) = recorder.finish(ending.end).unwrap();
-        let mut trace = Vec::new();
-        timeline.write("test", &[], &mut trace).unwrap();
-        Run { records, batches: batches.unwrap(), trace, ending }
-    }
-}
-
-struct Run {
-    records: Vec<u8>,
-    batches: Vec<u8>,
-    trace: Vec<u8>,
-    ending: Ending,
-}
-
-type Row = BTreeMap<String, Field>;
-
-/// Rows of a Parquet file.
-fn rows(bytes: &[u8]) -> Vec<Row> {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs_err::write(file.path(), bytes).unwrap();
-    let reader = SerializedFileReader::new(file.reopen().unwrap()).unwrap();
-    reader.get_row_iter(None).unwrap().map(|row| row.unwrap().into_columns().into_iter().collect()).collect()
-}
-
-fn int(row: &Row, column: &str) -> i64 {
-    match &row[column] {
-        Field::Int(value) => i64::from(*value),
-        Field::Long(value) => *value,
-        other => panic!("expected a number in {column}, found {other}"),
-    }
-}
-
-fn sum(rows: &[Row], column: &str) -> i64 {
-    rows.iter().map(|row| int(row, column)).sum()
-}
-
-fn poisson(count: u32, qps: f64, lengths: Lengths, seed: u64) -> Vec<Request> {
-    Workload { requests: count, arrivals: Arrivals::Poisson { qps }, lengths }
-        .generate("".into(), seed, false)
-        .unwrap()
-}
-
-fn at_once(count: usize, prompt_tokens: u32, output_tokens: u32) -> Vec<Request> {
-    vec![Request { arrival: Nanos::ZERO, prompt_tokens, output_tokens }; count]
-}
-
 /// Micro-batches of 8 sequences with prompts of 8 tokens: a batch of 64 tokens holds no more.
 fn eights() -> Policy {
-    Policy::Sarathi { chunk: ChunkSchedule::Fixed(64) }
+    sarathi(64)
 }
 
 /// Requests like a chat's: 64 to 2048 tokens.
@@ -165,27 +48,27 @@ fn m_d_1_waits_as_pollaczek_and_khinchine_say() {
     }
 }
 
-/// Integral over time of the sequences in the system, from the trace, in request-nanoseconds.
-fn integrated_population(run: &Run) -> i128 {
-    let trace: serde_json::Value = serde_json::from_slice(&run.trace).unwrap();
-    let nanos = |event: &serde_json::Value| (event["ts"].as_f64().unwrap() * 1e3).round() as i128;
+/// Integral over time, up to the trial's end, of the sequences in the system, from the trace, in request-nanoseconds.
+pub(crate) fn integrated_population(run: &Run) -> i128 {
     let mut changes = BTreeMap::<i128, i128>::new();
-    for event in trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["cat"] == "sequence") {
-        *changes.entry(nanos(event)).or_default() += if event["ph"] == "b" { 1 } else { -1 };
+    for line in run.trace().lines().filter(|line| line.contains(r#""cat":"sequence""#)) {
+        let event: serde_json::Value = serde_json::from_str(line.trim_end_matches(',')).unwrap();
+        let at = (event["ts"].as_f64().unwrap() * 1e3).round() as i128;
+        *changes.entry(at).or_default() += if event["ph"] == "b" { 1 } else { -1 };
     }
+    changes.entry(i128::from(run.ending.end.0)).or_default();
     let (mut population, mut before, mut integral) = (0, 0, 0);
     for (at, change) in changes {
         integral += population * (at - before);
         (population, before) = (population + change, at);
     }
-    assert_eq!(population, 0, "everyone leaves");
     integral
 }
 
 #[test]
 fn littles_law_holds_on_every_trial() {
     let policies = [
-        Policy::Sarathi { chunk: ChunkSchedule::Fixed(512) },
+        sarathi(512),
         Policy::Vllm { max_batched_tokens: 8192 },
         Policy::Orca,
         Policy::FasterTransformer,
@@ -193,8 +76,7 @@ fn littles_law_holds_on_every_trial() {
     ];
     for policy in policies {
         for (tp, pp) in [(8, 1), (4, 2), (2, 4)] {
-            let azure = platform("azure-nc96ads-a100-v4-x2");
-            let run = Setting { policy, ..Setting::new(azure, tp, pp) }.run(&chat(60, 0.5));
+            let run = Setting { policy, ..Setting::new(azure(), tp, pp) }.run(&chat(60, 0.5));
             let stay = |row: &Row| i128::from(int(row, "completed_ns") - int(row, "arrival_ns"));
             // L = lambda W, both sides times the length of the trial: exact in integers.
             let stays: i128 = rows(&run.records).iter().map(stay).sum();
@@ -232,7 +114,7 @@ fn what_lies_between_the_stages_leaves_bubbles_of_its_length() {
 #[test]
 fn steady_decode_on_kernels_takes_the_sum_of_its_parts() {
     // Falcon-180B, TP4 x PP2: the prompts are short, so that nearly all batches are decodes of 8 sequences.
-    let mut platform = platform("azure-nc96ads-a100-v4-x2");
+    let mut platform = azure();
     platform.cpu.as_mut().unwrap().driver_round_trip_ms = Coefficient::certain(0.0);
     let setting = Setting { policy: eights(), batch_cap: 16, ..Setting::new(platform, 4, 2) };
     let run = setting.run(&at_once(16, 8, 3000));
@@ -250,7 +132,7 @@ fn steady_decode_on_kernels_takes_the_sum_of_its_parts() {
 fn tokens_are_conserved() {
     for compat in [Compat::Honest, Compat::Sarathi] {
         let requests = chat(300, 2.0);
-        let setting = Setting { compat, ..Setting::new(platform("azure-nc96ads-a100-v4-x2"), 4, 2) };
+        let setting = Setting { compat, ..Setting::new(azure(), 4, 2) };
         let run = setting.run(&requests);
         let (records, batches) = (rows(&run.records), rows(&run.batches));
         let asked = |tokens: fn(&Request) -> u32| {
@@ -268,7 +150,7 @@ fn tokens_are_conserved() {
 #[test]
 fn memory_pressure_recomputes_but_loses_nothing() {
     let requests = chat(200, 20.0);
-    let setting = Setting { blocks: 600, ..Setting::new(platform("azure-nc96ads-a100-v4-x2"), 4, 2) };
+    let setting = Setting { blocks: 600, ..Setting::new(azure(), 4, 2) };
     let run = setting.run(&requests);
     let records = rows(&run.records);
     assert!(sum(&records, "restarts") > 0, "600 blocks are too few for 128 sequences");
@@ -279,7 +161,7 @@ fn memory_pressure_recomputes_but_loses_nothing() {
 #[test]
 fn no_first_token_comes_before_its_prompt_could_be_processed() {
     // A request alone: schedule, half a round trip, the stages, half back, process; TTFT is never less than its share of that.
-    let setting = Setting::new(platform("azure-nc96ads-a100-v4-x2"), 4, 2);
+    let setting = Setting::new(azure(), 4, 2);
     for (prompt, decimals) in [(1, 1), (512, 2), (4000, 3)] {
         let alone = setting.run(&at_once(1, prompt, 1));
         let least = int(&rows(&alone.records)[0], "first_token_ns");
@@ -292,9 +174,9 @@ fn no_first_token_comes_before_its_prompt_could_be_processed() {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
-    let setting = Setting::new(platform("azure-nc96ads-a100-v4-x2"), 8, 1);
+    let setting = Setting::new(azure(), 8, 1);
     let [a, b] = [(); 2].map(|()| setting.run(&chat(100, 1.0)));
-    assert!(a.records == b.records && a.batches == b.batches && a.trace == b.trace);
+    assert!(a.records == b.records && a.batches == b.batches && a.trace() == b.trace());
     let other = setting.run(&poisson(100, 1.0, Lengths::Fixed { prompt: 64, output: 8 }, 8));
     assert!(a.records != other.records);
 }
@@ -302,7 +184,7 @@ fn the_same_seed_gives_the_same_bytes() {
 #[test]
 fn the_limit_ends_a_trial_and_leaves_the_rest_waiting() {
     let limit = Nanos::from_secs_f64(30.0);
-    let setting = Setting { time_limit: limit, ..Setting::new(platform("azure-nc96ads-a100-v4-x2"), 8, 1) };
+    let setting = Setting { time_limit: limit, ..Setting::new(azure(), 8, 1) };
     let run = setting.run(&chat(500, 2.0));
     let unfinished = rows(&run.records).iter().filter(|row| row["completed_ns"] == Field::Null).count();
     // The driver may be taking in a batch when the limit passes.
