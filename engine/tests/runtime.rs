@@ -96,14 +96,16 @@ fn long_run() -> (Child, Vec<i32>) {
     let mut command =
         generate("falcon-new", &[vec![1; 16]], &["--max-tokens", "8000", "--tp", "2", "--pp", "2"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut workers = children(child.id());
     for _ in 0..1000 {
-        let workers = children(child.id());
         if workers.len() == 4 {
-            return (child, workers);
+            break;
         }
         std::thread::sleep(Duration::from_millis(2));
+        workers = children(child.id());
     }
-    panic!("expected four workers");
+    assert_eq!(workers.len(), 4, "expected four workers");
+    (child, workers)
 }
 
 fn is_alive(pid: i32) -> bool {
@@ -151,4 +153,70 @@ fn a_stopped_worker_is_found_and_a_killed_driver_takes_its_workers_along() {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("workers outlived their driver");
+}
+
+/// A trial on two stages of two ranks, over emulated links: the same files as the simulator's, marked measured.
+#[test]
+fn a_measured_trial_leaves_the_files_of_a_simulated_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipelines = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines");
+    let run = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_chariot-engine")).args(args).current_dir(&dir).output().unwrap();
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        (output.status.code(), out, err)
+    };
+    let ok = |args: &[&str]| {
+        let (code, out, err) = run(args);
+        assert_eq!(code, Some(0), "{args:?}: {err}");
+        out
+    };
+    let config = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 16, "batch_cap": 4},
+        "workload": {"requests": 4, "arrivals": {"kind": "static", "qps": 50}, "lengths": {"kind": "fixed", "prompt": 24, "output": 3}},
+        "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
+        "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
+    fs_err::write(dir.path().join("config.json"), config).unwrap();
+    let platform = fs_err::read_to_string(format!("{pipelines}/platforms/cpu-2x4.yaml")).unwrap();
+    let emulated = "shared_memory, emulate: {time_scale: 1, bytes_per_value: 2, late_max: 1000}}";
+    fs_err::write(dir.path().join("platform.yaml"), platform.replace("shared_memory}", emulated)).unwrap();
+    let model = format!("{pipelines}/models/falcon-60m.yaml");
+    ok(&["cluster", "--platform", "platform.yaml", "--on", "cpu", "--out", "cluster.json"]);
+    ok(&[
+        "shard",
+        "--cluster",
+        "cluster.json",
+        "--model",
+        &model,
+        "--tp",
+        "2",
+        "--pp",
+        "2",
+        "--out",
+        "weights.json",
+    ]);
+    let trial = [
+        "--cluster",
+        "cluster.json",
+        "--weights",
+        "weights.json",
+        "--config",
+        "config.json",
+        "--out",
+        "trial",
+    ];
+    let told = ok(&[&["bench"], &trial[..], &["--trace", "trace.json"]].concat());
+    assert!(told.contains("(measured), tp2 x pp2: 4 of 4 requests completed"), "{told}");
+    assert!(told.contains("emulated links: ") && told.contains("% late"), "{told}");
+    let json = |path: &str| -> Value {
+        serde_json::from_slice(&fs_err::read(dir.path().join(path)).unwrap()).unwrap()
+    };
+    assert_eq!(json("trial/trial.json")["provenance"], "measured");
+    assert_eq!(json("trace.json")["otherData"]["provenance"], "measured");
+    for file in ["records.parquet", "batches.parquet"] {
+        assert!(dir.path().join("trial").join(file).exists(), "{file}");
+    }
+    let (code, _, err) = run(&["cluster", "--platform", "platform.yaml", "--out", "simulated.json"]);
+    assert_eq!(code, Some(2), "no costs, nothing to simulate with");
+    assert!(err.contains("costs to simulate with"), "{err}");
 }

@@ -243,7 +243,7 @@ pub enum PlatformError {
     },
     /// Nothing to simulate with.
     #[error(
-        "{0}: expected the costs to simulate with, found none; a platform that is not simulated can be measured: `chariot-engine profile`"
+        "{0}: expected the costs to simulate with, found none; it can be brought up with `--on cpu` only"
     )]
     NoCosts(&'static str),
     /// Devices that no link joins.
