@@ -29,27 +29,30 @@ impl Pool {
         Self { total, free: total, running: 0 }
     }
 
-    /// What the action takes: as it asked, but never more CPU slots than there are, so that `-j1` runs everything.
+    /// What the action takes: as it asked, but at least one CPU slot and never more than there are, so that `-j1` runs everything.
     pub fn clamp(&self, wanted: Resources) -> Result<Resources, TooManyGpus> {
         if wanted.gpu > self.total.gpu {
             return Err(TooManyGpus { wanted: wanted.gpu, total: self.total.gpu });
         }
-        Ok(Resources { cpu: wanted.cpu.min(self.total.cpu), ..wanted })
+        Ok(Resources { cpu: wanted.cpu.clamp(1, self.total.cpu), ..wanted })
     }
 
-    /// Which of these may start now, in order; what they take is taken.
-    /// One that must wait keeps its share from those behind it, so that nothing waits for ever.
-    pub fn admit(&mut self, ready: impl IntoIterator<Item = Resources>) -> Vec<usize> {
+    /// Which of these may start now, in order, and what each takes. None asks for more GPUs than there are.
+    /// One that must wait keeps its share from those behind it, so that nothing waits for ever; as every action takes a
+    /// CPU slot, no more are looked at than there are slots.
+    pub fn admit(&mut self, ready: impl IntoIterator<Item = Resources>) -> Vec<(usize, Resources)> {
         let mut left = self.free;
         let mut admitted = Vec::new();
         for (index, wanted) in ready.into_iter().enumerate() {
-            if left.exclusive || (left.cpu == 0 && left.gpu == 0) {
+            if left.exclusive || left.cpu == 0 {
                 break;
             }
+            let wanted =
+                self.clamp(wanted).expect("an action that cannot be run is refused when it is first wanted");
             let fits = wanted.cpu <= left.cpu && wanted.gpu <= left.gpu;
             if fits && (!wanted.exclusive || self.running == 0) {
                 self.take(wanted);
-                admitted.push(index);
+                admitted.push((index, wanted));
             }
             left.cpu = left.cpu.saturating_sub(wanted.cpu);
             left.gpu = left.gpu.saturating_sub(wanted.gpu);
@@ -88,7 +91,9 @@ mod tests {
     }
 
     fn check(pool: &mut Pool, ready: &[Resources], admitted: &[usize]) {
-        assert_eq!(pool.admit(ready.iter().copied()), admitted);
+        let found: Vec<usize> =
+            pool.admit(ready.iter().copied()).into_iter().map(|(index, _)| index).collect();
+        assert_eq!(found, admitted);
     }
 
     #[test]

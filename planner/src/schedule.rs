@@ -1,6 +1,8 @@
 //! Which actions run when: a plan's wants, each once, under resource limits. Pure; the shell starts and reaps processes.
+//!
+//! It is asked after every event, so nothing here may take time in proportion to all actions that are left.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chariot_cache::Digest;
@@ -45,8 +47,12 @@ pub struct Schedule<'g> {
     halted: bool,
     rank: BTreeMap<StepId, u32>,
     to_look: BTreeSet<(u32, StepId)>,
+    /// The searches of the plan, in order.
+    searches: Vec<StepId>,
     jobs: BTreeMap<Digest, Job>,
-    ready: Vec<Digest>,
+    /// The jobs that nobody waits for: probes run ahead of their search.
+    ahead: BTreeSet<Digest>,
+    ready: VecDeque<Digest>,
     finished: Vec<StepId>,
 }
 
@@ -77,6 +83,8 @@ impl<'g> Schedule<'g> {
     pub fn new(plan: Plan<'g>, pool: Pool, keep_going: bool) -> Self {
         let rank: BTreeMap<StepId, u32> = plan.needed().iter().copied().zip(0..).collect();
         let to_look = rank.iter().map(|(id, rank)| (*rank, *id)).collect();
+        let is_search = |id: &StepId| matches!(plan.graph().step(*id).work, Work::Search(_));
+        let searches = plan.needed().iter().copied().filter(is_search).collect();
         Self {
             plan,
             pool,
@@ -84,8 +92,10 @@ impl<'g> Schedule<'g> {
             halted: false,
             rank,
             to_look,
+            searches,
             jobs: BTreeMap::new(),
-            ready: Vec::new(),
+            ahead: BTreeSet::new(),
+            ready: VecDeque::new(),
             finished: Vec::new(),
         }
     }
@@ -123,6 +133,7 @@ impl<'g> Schedule<'g> {
         let key = action.key.digest;
         if let Some(job) = self.jobs.get_mut(&key) {
             job.waiters.insert(id);
+            self.ahead.remove(&key);
             return Ok(());
         }
         if self.plan.was_run(&key) {
@@ -139,8 +150,16 @@ impl<'g> Schedule<'g> {
         let key = action.key.digest;
         let tries_left = action.retries;
         let action = Arc::new(action);
+        if waiters.is_empty() {
+            self.ahead.insert(key);
+        }
         self.jobs.insert(key, Job { action, phase: Phase::Ready, waiters, ahead_of, tries_left });
-        self.ready.push(key);
+        self.ready.push_back(key);
+    }
+
+    fn remove(&mut self, key: &Digest) -> Option<Job> {
+        self.ahead.remove(key);
+        self.jobs.remove(key)
     }
 
     /// The actions to start now, in order.
@@ -148,24 +167,18 @@ impl<'g> Schedule<'g> {
         if self.halted {
             return Vec::new();
         }
-        let wanted: Vec<Resources> = self.ready.iter().map(|key| self.clamped(key)).collect();
-        let admitted = self.pool.admit(wanted.iter().copied());
-        let keys: Vec<Digest> = admitted.iter().map(|index| self.ready[*index]).collect();
-        let taken: BTreeSet<Digest> = keys.iter().copied().collect();
-        self.ready.retain(|key| !taken.contains(key));
-        let mut started = Vec::with_capacity(keys.len());
-        for (key, index) in keys.iter().zip(admitted) {
-            if let Some(job) = self.jobs.get_mut(key) {
-                job.phase = Phase::Running(wanted[index]);
+        let ready = self.ready.iter();
+        let admitted = self.pool.admit(ready.map(|key| self.jobs[key].action.resources));
+        // From the back, so that the places of those in front stay what they are.
+        let mut started = Vec::with_capacity(admitted.len());
+        for (index, taken) in admitted.into_iter().rev() {
+            if let Some(job) = self.ready.remove(index).and_then(|key| self.jobs.get_mut(&key)) {
+                job.phase = Phase::Running(taken);
                 started.push(Arc::clone(&job.action));
             }
         }
+        started.reverse();
         started
-    }
-
-    fn clamped(&self, key: &Digest) -> Resources {
-        let wanted = self.jobs[key].action.resources;
-        self.pool.clamp(wanted).expect("an action that cannot be run is refused when it is first wanted")
     }
 
     /// Queues probes that searches will probably ask for, if processors would be idle otherwise.
@@ -177,7 +190,8 @@ impl<'g> Schedule<'g> {
         if self.halted || !self.ready.is_empty() || idle == 0 {
             return Ok(());
         }
-        for id in self.open_searches() {
+        self.searches.retain(|id| self.plan.is_open(*id));
+        for id in self.searches.clone() {
             if idle == 0 {
                 break;
             }
@@ -196,7 +210,7 @@ impl<'g> Schedule<'g> {
 
     /// Whether anything was queued ahead of its search.
     pub fn has_ahead(&self) -> bool {
-        self.jobs.values().any(|job| job.waiters.is_empty())
+        !self.ahead.is_empty()
     }
 
     /// Actions running ahead of a search that no longer will ask for them.
@@ -205,7 +219,8 @@ impl<'g> Schedule<'g> {
         V::Error: std::error::Error,
     {
         let mut keep = BTreeSet::new();
-        let searches: BTreeSet<StepId> = self.jobs.values().filter_map(|job| job.ahead_of).collect();
+        let jobs = || self.ahead.iter().map(|key| (key, &self.jobs[key]));
+        let searches: BTreeSet<StepId> = jobs().filter_map(|(_, job)| job.ahead_of).collect();
         for id in searches {
             if self.plan.is_open(id) {
                 let ahead = self.plan.ahead(id, AHEAD_MAX, view).map_err(ScheduleError::View)?;
@@ -213,15 +228,9 @@ impl<'g> Schedule<'g> {
             }
         }
         let vain = |(key, job): (&Digest, &Job)| {
-            (job.waiters.is_empty() && job.phase != Phase::Publishing && !keep.contains(key)).then_some(*key)
+            (job.phase != Phase::Publishing && !keep.contains(key)).then_some(*key)
         };
-        Ok(self.jobs.iter().filter_map(vain).collect())
-    }
-
-    fn open_searches(&self) -> Vec<StepId> {
-        let graph = self.plan.graph();
-        let is_search = |id: &StepId| matches!(graph.step(*id).work, Work::Search(_));
-        self.plan.needed().iter().copied().filter(|id| is_search(id) && self.plan.is_open(*id)).collect()
+        Ok(jobs().filter_map(vain).collect())
     }
 
     /// An action's process is over: what it occupied is free.
@@ -236,7 +245,7 @@ impl<'g> Schedule<'g> {
 
     /// An action's results are in the store.
     pub fn published(&mut self, key: &Digest) {
-        if let Some(job) = self.jobs.remove(key) {
+        if let Some(job) = self.remove(key) {
             self.plan.ran(*key);
             self.wake(&job.waiters);
         }
@@ -256,7 +265,7 @@ impl<'g> Schedule<'g> {
 
     /// An action failed for good. Returns whether anybody wanted it, and the steps that are lost with it.
     pub fn failed(&mut self, key: &Digest) -> Option<Vec<StepId>> {
-        let job = self.jobs.remove(key)?;
+        let job = self.remove(key)?;
         if job.waiters.is_empty() {
             return None;
         }
@@ -270,14 +279,14 @@ impl<'g> Schedule<'g> {
         if wanted && !self.halted {
             self.again(key);
         } else {
-            self.jobs.remove(key);
+            self.remove(key);
         }
     }
 
     fn again(&mut self, key: &Digest) {
         if let Some(job) = self.jobs.get_mut(key) {
             job.phase = Phase::Ready;
-            self.ready.push(*key);
+            self.ready.push_back(*key);
         }
     }
 
@@ -285,7 +294,7 @@ impl<'g> Schedule<'g> {
     pub fn drop_queued(&mut self, key: &Digest) -> bool {
         let queued = self.jobs.get(key).is_some_and(|job| job.phase == Phase::Ready);
         if queued {
-            self.jobs.remove(key);
+            self.remove(key);
             self.ready.retain(|ready| ready != key);
         }
         queued
@@ -298,7 +307,7 @@ impl<'g> Schedule<'g> {
 
     /// Whether a step is still to be done and can be.
     pub fn is_over(&self) -> bool {
-        self.halted || self.jobs.values().all(|job| job.waiters.is_empty())
+        self.halted || self.jobs.len() == self.ahead.len()
     }
 
     /// Steps done since this was last asked.
