@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use camino::Utf8Path;
 use chariot::load::compile;
-use chariot::resolve::Presets;
+use chariot::resolve::{Presets, Surroundings};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 /// `trials` instances, by batch cap and rate.
@@ -43,10 +43,11 @@ fn presets() -> Presets {
 fn expansion(criterion: &mut Criterion) {
     for trials in [1_000, 10_000, 100_000] {
         let (text, presets) = (pipeline(trials), presets());
+        let surroundings = Surroundings { presets: &presets, list: &|_| Vec::new() };
         criterion.bench_function(&format!("expand {trials} trials"), |bencher| {
             bencher.iter_with_large_drop(|| {
                 let (steps, ..) =
-                    compile(Utf8Path::new("x.yaml"), text.clone(), &[], &presets).expect("it is right");
+                    compile(Utf8Path::new("x.yaml"), text.clone(), &[], surroundings).expect("it is right");
                 assert_eq!(steps.steps.len(), 2 * trials + 3);
                 steps
             });

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::decode::decode;
 use crate::diagnostic::{Mistake, Span};
 use crate::node::{Entry, Node, Value};
-use crate::pipeline::{Outline, Target, is_path_segment};
+use crate::pipeline::{Outline, TOP_PARAMS, Target, is_path_segment};
 use crate::recipe::Recipe;
 use crate::scope::{Choice, Scope};
 
@@ -323,7 +323,7 @@ fn unused_axis(target: &Target, axis: &Axis) -> Mistake {
 }
 
 fn unused_params(outline: &Outline, used: &BTreeSet<Rc<str>>) -> Vec<Mistake> {
-    let unused = outline.params.values().filter(|e| !used.contains(&e.key) && &*e.key != "platform");
+    let unused = outline.params.values().filter(|e| !used.contains(&e.key) && !TOP_PARAMS.contains(&&*e.key));
     let mistake = |entry: &Entry| {
         Mistake::new(entry.key_span, format!("nothing refers to the parameter `{}`", entry.key))
             .help(format!("refer to it by `${{{}}}`, or remove it", entry.key))

@@ -9,7 +9,7 @@ use crate::expand::expand;
 use crate::lower::lower;
 use crate::node::Node;
 use crate::pipeline::Outline;
-use crate::resolve::{Book, Presets};
+use crate::resolve::{Book, Presets, Surroundings};
 use crate::step::Steps;
 use crate::yaml;
 
@@ -32,7 +32,9 @@ pub fn load(
     let path = pipeline_path(name_or_path);
     let text = read(project_root, &path)?;
     let presets = presets(project_root, &path);
-    let (steps, sources, files) = compile(&path, text, sets, &presets)?;
+    let list = |folder: &Utf8Path| listing(&project_root.join(folder));
+    let surroundings = Surroundings { presets: &presets, list: &list };
+    let (steps, sources, files) = compile(&path, text, sets, surroundings)?;
     let missing: Vec<Mistake> =
         files.into_iter().filter_map(|(file, at)| missing(project_root, &file, at)).collect();
     if missing.is_empty() { Ok(steps) } else { Err(PipelineErrors::new(sources, missing)) }
@@ -41,15 +43,15 @@ pub fn load(
 /// Project files that a pipeline names, and where it does.
 pub type Files = Vec<(Utf8PathBuf, Span)>;
 
-/// A pipeline's text to steps. Pure: `presets` are the names it may use, and whether [`Files`] exist is not asked.
+/// A pipeline's text to steps. Pure: all it may name is in `surroundings`, and whether [`Files`] exist is not asked.
 pub fn compile(
     path: &Utf8Path,
     text: String,
     sets: &[(String, String)],
-    presets: &Presets,
+    surroundings: Surroundings<'_>,
 ) -> Result<(Steps, Sources, Files), PipelineErrors> {
     let mut sources = Sources::default();
-    match stages(path, text, sets, presets, &mut sources) {
+    match stages(path, text, sets, surroundings, &mut sources) {
         Ok((steps, files)) => Ok((steps, sources, files)),
         Err(mistakes) => Err(PipelineErrors::new(sources, mistakes)),
     }
@@ -59,7 +61,7 @@ fn stages(
     path: &Utf8Path,
     text: String,
     sets: &[(String, String)],
-    presets: &Presets,
+    surroundings: Surroundings<'_>,
     sources: &mut Sources,
 ) -> Result<(Steps, Files), Vec<Mistake>> {
     let source = sources.add(path, text);
@@ -76,8 +78,7 @@ fn stages(
     }
     let instances = expand(&outline)?;
     let pipeline = path.file_stem().unwrap_or_default().to_owned();
-    let platform = outline.params.get("platform");
-    let book = Book::new(&pipeline, (&outline.targets, &instances), platform, presets, sources);
+    let book = Book::new(&pipeline, (&outline.targets, &instances), &outline.params, surroundings, sources);
     let steps = lower(&book)?;
     let files = book.into_files();
     Ok((Steps { pipeline, steps }, files))

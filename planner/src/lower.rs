@@ -1,5 +1,6 @@
 //! Instances to steps: the command line, inputs and outputs of every recipe, as `docs/formats.md` has them. Pure.
 
+mod cluster;
 mod command;
 mod report;
 mod serving;
@@ -8,9 +9,8 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 
-use crate::decode::Spanned;
 use crate::diagnostic::Mistake;
-use crate::recipe::{Cluster, Recipe, Shard};
+use crate::recipe::Recipe;
 use crate::resolve::{Book, Site};
 use crate::step::{ActionTemplate, Resources, Source, Step, StepId, Tool, Work};
 
@@ -42,56 +42,14 @@ fn noted(mistake: Mistake, site: &Site<'_>) -> Mistake {
 
 fn of_site(site: &Site<'_>) -> Result<Vec<Step>, Mistake> {
     match &site.instance.recipe {
-        Recipe::Cluster(recipe) => Ok(vec![cluster(site, recipe)?]),
-        Recipe::Shard(recipe) => Ok(vec![shard(site, recipe)?]),
+        Recipe::Cluster(recipe) => Ok(vec![cluster::cluster(site, recipe)?]),
+        Recipe::Profile(recipe) => Ok(vec![cluster::profile(site, recipe)?]),
+        Recipe::Shard(recipe) => Ok(vec![cluster::shard(site, recipe)?]),
         Recipe::Trial(recipe) => serving::trial(site, recipe),
         Recipe::Capacity(recipe) => Ok(vec![serving::capacity(site, recipe)?]),
         Recipe::Figure(recipe) => Ok(vec![report::figure(site, recipe)?]),
         Recipe::Check(recipe) => Ok(vec![report::check(site, recipe)?]),
         Recipe::Command(recipe) => Ok(vec![command::command(site, recipe)?]),
-    }
-}
-
-fn cluster(site: &Site<'_>, recipe: &Cluster) -> Result<Step, Mistake> {
-    let platform = match &recipe.platform {
-        Some(platform) => platform.clone(),
-        None => site.book.platform(site.target.span)?,
-    };
-    let file = site.book.preset("platforms", &platform)?;
-    let mut action =
-        own("chariot-engine", ["cluster", "--platform", "platform.yaml", "--out", "cluster.json"]);
-    action.inputs.insert("platform.yaml".into(), Source::File(file));
-    action.outputs.push("cluster.json".into());
-    Ok(step(site, "cluster", Work::Action(action)))
-}
-
-fn shard(site: &Site<'_>, recipe: &Shard) -> Result<Step, Mistake> {
-    let cluster = cluster_of(site, recipe)?;
-    let file = site.book.preset("models", &recipe.model)?;
-    let model = if file.extension() == Some("json") { "model.json" } else { "model.yaml" };
-    let (tp, pp) = (recipe.parallel.tp.0.to_string(), recipe.parallel.pp.0.to_string());
-    let mut action = own("chariot-engine", ["shard", "--cluster", "cluster.json", "--model", model]);
-    action.args.extend(["--tp", &tp, "--pp", &pp, "--out", "weights.json"].map(str::to_owned));
-    action.inputs.insert("cluster.json".into(), output(cluster.step(0), "cluster.json"));
-    action.inputs.insert(model.into(), Source::File(file));
-    action.outputs.push("weights.json".into());
-    Ok(step(site, "shard", Work::Action(action)))
-}
-
-/// The cluster that a shard names, or the only one.
-fn cluster_of<'a>(site: &Site<'a>, recipe: &Shard) -> Result<Site<'a>, Mistake> {
-    match &recipe.cluster {
-        Some(name) => site.book.one_of(name, "cluster"),
-        None => site.book.only("cluster", site.target.span, "cluster"),
-    }
-}
-
-/// The shard that a trial names, and its cluster.
-fn weights_and_cluster<'a>(site: &Site<'a>, name: &Spanned<String>) -> Result<(Site<'a>, Site<'a>), Mistake> {
-    let weights = site.book.one_of(name, "shard")?;
-    match &weights.instance.recipe {
-        Recipe::Shard(recipe) => Ok((weights, cluster_of(&weights, recipe)?)),
-        other => Err(site.mistake(format!("expected a shard, found a {}", other.kind()))),
     }
 }
 
@@ -115,6 +73,15 @@ fn own<const N: usize>(tool: &'static str, args: [&str; N]) -> ActionTemplate {
         retries: 0,
         facts: Vec::new(),
         cutoff: None,
+    }
+}
+
+/// What an action must have so that its measurements mean something: the host to itself, and the host's kind in its key.
+fn measured(action: ActionTemplate) -> ActionTemplate {
+    ActionTemplate {
+        resources: Resources { exclusive: true, ..action.resources },
+        facts: ["arch", "cores", "cpu"].map(str::to_owned).to_vec(),
+        ..action
     }
 }
 

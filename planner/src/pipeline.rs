@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 
 use crate::diagnostic::{Mistake, SourceId, Span};
 use crate::node::{Entry, Meaning, Node, Value};
-use crate::recipe::Recipe;
+use crate::recipe::{On, Recipe};
 
 /// The language version this build reads.
 pub const VERSION: i128 = 1;
@@ -24,6 +24,8 @@ pub struct PipelineFile {
     about: Option<String>,
     /// The platform of its clusters: a preset of `platforms/`, or a path. `${platform}` refers to it.
     platform: Option<String>,
+    /// Whether trials are simulated, or run on processes of this host, where a cluster does not say; `chariot run --on` changes it. Default: simulator.
+    on: Option<On>,
     /// Named values, referred to by `${name}` and `${name.field}`, changed by `--set name=value`.
     #[schemars(default)]
     params: BTreeMap<String, serde_json::Value>,
@@ -34,7 +36,7 @@ pub struct PipelineFile {
 /// A pipeline file, its sweeps and `${}` still open.
 #[derive(Debug)]
 pub struct Outline {
-    /// Parameters by name; the top-level `platform` is one.
+    /// Parameters by name; the top-level `platform` and `on` are two.
     pub params: BTreeMap<Rc<str>, Entry>,
     /// Targets in the order written.
     pub targets: Vec<Target>,
@@ -57,7 +59,10 @@ pub struct Target {
     pub body: Node,
 }
 
-const TOP: [&str; 5] = ["chariot", "about", "platform", "params", "targets"];
+const TOP: [&str; 6] = ["chariot", "about", "platform", "on", "params", "targets"];
+
+/// The top-level keys that are parameters too: they can be set and referred to, and need not be.
+pub const TOP_PARAMS: [&str; 2] = ["platform", "on"];
 
 /// The keys of a target that are not its recipe's.
 pub const SWEEP_KEYS: [&str; 3] = ["for", "exclude", "name"];
@@ -90,6 +95,11 @@ impl Outline {
         let first = parts.next().unwrap_or_default();
         let fields: Vec<&str> = parts.collect();
         let names = self.params.keys().map(|key| key.to_string()).collect::<Vec<_>>();
+        if TOP_PARAMS.contains(&name) && !self.params.contains_key(name) {
+            let key: Rc<str> = name.into();
+            self.params.insert(Rc::clone(&key), Entry { key, key_span: at, value });
+            return Ok(());
+        }
         let Some(entry) = self.params.get_mut(first) else {
             let unknown = Mistake::new(at, format!("there is no parameter `{first}` to set"));
             return Err(unknown.suggest(first, "parameters", names.iter().map(String::as_str)));
@@ -137,12 +147,13 @@ fn params(root: &Node, mistakes: &mut Vec<Mistake>) -> BTreeMap<Rc<str>, Entry> 
             None => mistakes.push(wrong(&entry.value, "a map of names and values")),
         }
     }
-    if let Some(entry) = root.entry("platform")
-        && let Some(other) = params.insert(Rc::clone(&entry.key), entry.clone())
-    {
-        let twice =
-            Mistake::new(other.key_span, "the parameter `platform` is the pipeline's `platform` already");
-        mistakes.push(twice.also(entry.key_span, "given here").help("remove one of the two"));
+    for entry in TOP_PARAMS.iter().filter_map(|name| root.entry(name)) {
+        if let Some(other) = params.insert(Rc::clone(&entry.key), entry.clone()) {
+            let name = &entry.key;
+            let title = format!("the parameter `{name}` is the pipeline's `{name}` already");
+            let twice = Mistake::new(other.key_span, title);
+            mistakes.push(twice.also(entry.key_span, "given here").help("remove one of the two"));
+        }
     }
     let referable = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
     for entry in params.values().filter(|e| e.key.is_empty() || !e.key.chars().all(referable)) {

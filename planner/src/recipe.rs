@@ -2,6 +2,7 @@
 //!
 //! The doc comments become the descriptions in `pipelines/schema.json`.
 
+mod cluster;
 mod command;
 mod report;
 mod serving;
@@ -9,9 +10,7 @@ mod serving;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::decode::Spanned;
-use crate::value::Count;
-
+pub use cluster::{Cluster, Dtype, On, Parallel, Profile, Shard, Weights};
 pub use command::{Command, Occupies};
 pub use report::{Axis, Check, Claim, Figure, FigureKind, TimeUnit, Variable, Vertical};
 pub use serving::{
@@ -25,6 +24,8 @@ pub use serving::{
 pub enum Recipe {
     /// Brings a platform up.
     Cluster(Cluster),
+    /// Measures what work costs on this host, for a simulation of it.
+    Profile(Profile),
     /// Divides a model's weights over tensor-parallel ranks and pipeline stages.
     Shard(Shard),
     /// Runs one configuration at one load and summarises what was recorded.
@@ -44,6 +45,7 @@ impl Recipe {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Cluster(_) => "cluster",
+            Self::Profile(_) => "profile",
             Self::Shard(_) => "shard",
             Self::Trial(_) => "trial",
             Self::Capacity(_) => "capacity",
@@ -52,36 +54,4 @@ impl Recipe {
             Self::Command(_) => "command",
         }
     }
-}
-
-/// Brings a platform up.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Cluster {
-    /// A preset of `platforms/`, or a path. Default: the pipeline's `platform`.
-    pub platform: Option<Spanned<String>>,
-}
-
-/// Divides a model's weights over tensor-parallel ranks and pipeline stages.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Shard {
-    /// A target with `recipe: cluster`. Default: the only one there is.
-    pub cluster: Option<Spanned<String>>,
-    /// A preset of `models/`, or the path of a preset or of a Hugging Face `config.json`.
-    pub model: Spanned<String>,
-    /// Over how many ranks and stages.
-    pub parallel: Parallel,
-}
-
-/// A hybrid of tensor and pipeline parallelism.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Parallel {
-    /// Ranks that share each layer.
-    #[schemars(range(min = 1))]
-    pub tp: Count,
-    /// Stages that the layers are divided over.
-    #[schemars(range(min = 1))]
-    pub pp: Count,
 }

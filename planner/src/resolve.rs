@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use globset::GlobBuilder;
@@ -12,11 +13,20 @@ use crate::diagnostic::{Mistake, Sources, Span};
 use crate::expand::Instance;
 use crate::node::Entry;
 use crate::pipeline::Target;
-use crate::recipe::Recipe;
+use crate::recipe::{On, Recipe};
 use crate::step::{Location, StepId};
 
 /// The presets that names can stand for: folder (`platforms`) -> name -> path in the project.
 pub type Presets = BTreeMap<&'static str, BTreeMap<String, Utf8PathBuf>>;
+
+/// What a pipeline can name beside its own targets.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Presets.
+    pub presets: &'a Presets,
+    /// Names of the files in a folder of the project; none where it cannot be read.
+    pub list: &'a dyn Fn(&Utf8Path) -> Vec<String>,
+}
 
 /// Everything a reference can mean.
 pub struct Book<'a> {
@@ -32,8 +42,8 @@ pub struct Book<'a> {
     by_kind: BTreeMap<&'static str, Vec<usize>>,
     /// The first step of each instance.
     first_step: Vec<u32>,
-    platform: Option<&'a Entry>,
-    presets: &'a Presets,
+    params: &'a BTreeMap<Rc<str>, Entry>,
+    surroundings: Surroundings<'a>,
     sources: &'a Sources,
     /// Files of the project that were named, and where.
     files: RefCell<Vec<(Utf8PathBuf, Span)>>,
@@ -52,8 +62,8 @@ impl<'a> Book<'a> {
     pub fn new(
         pipeline: &'a str,
         (targets, instances): (&'a [Target], &'a [Instance]),
-        platform: Option<&'a Entry>,
-        presets: &'a Presets,
+        params: &'a BTreeMap<Rc<str>, Entry>,
+        surroundings: Surroundings<'a>,
         sources: &'a Sources,
     ) -> Self {
         let mut by_target: HashMap<&str, Range<usize>> = HashMap::new();
@@ -80,8 +90,8 @@ impl<'a> Book<'a> {
             by_name,
             by_kind,
             first_step,
-            platform,
-            presets,
+            params,
+            surroundings,
             sources,
             files,
         }
@@ -208,7 +218,7 @@ impl<'a> Book<'a> {
             return Ok(self.file(name, reference.span));
         }
         let empty = BTreeMap::new();
-        let presets = self.presets.get(folder).unwrap_or(&empty);
+        let presets = self.surroundings.presets.get(folder).unwrap_or(&empty);
         presets.get(name).cloned().ok_or_else(|| {
             let one = folder.trim_end_matches('s');
             let one = if folder == "lengths" { "table of lengths" } else { one };
@@ -225,9 +235,39 @@ impl<'a> Book<'a> {
         path
     }
 
+    /// The files of a model in a folder of the project: its configuration and its weights.
+    pub fn folder(&self, folder: &Spanned<String>) -> Result<Vec<Utf8PathBuf>, Mistake> {
+        let path = folder.value.trim_end_matches('/');
+        let mut names = (self.surroundings.list)(Utf8Path::new(path));
+        names.retain(|name| is_of_model(name));
+        let has = |what: &str| names.iter().any(|name| name.ends_with(what));
+        match [("config.json", has("config.json")), ("*.safetensors", has(".safetensors"))]
+            .iter()
+            .find(|(_, has)| !has)
+        {
+            Some((missing, _)) => {
+                let title = format!(
+                    "expected a folder with config.json and safetensors, found no {missing} in `{path}`"
+                );
+                Err(Mistake::new(folder.span, title).help("paths are relative to the project's root"))
+            }
+            None => Ok(names.iter().map(|name| self.file(&format!("{path}/{name}"), folder.span)).collect()),
+        }
+    }
+
+    /// What runs the trials of clusters that do not say it.
+    pub fn on(&self) -> Result<On, Mistake> {
+        let Some(entry) = self.params.get("on") else { return Ok(On::Simulator) };
+        let found = entry.value.text().and_then(|text| On::NAMES.iter().find(|(name, _)| *name == &**text));
+        found.map(|(_, on)| *on).ok_or_else(|| {
+            let title = format!("expected `simulator` or `cpu`, found {}", entry.value.describe());
+            Mistake::new(entry.value.span, title).note("`on` says what runs the trials")
+        })
+    }
+
     /// The pipeline's platform.
     pub fn platform(&self, at: Span) -> Result<Spanned<String>, Mistake> {
-        let entry = self.platform.ok_or_else(|| {
+        let entry = self.params.get("platform").ok_or_else(|| {
             Mistake::new(at, "no platform is given")
                 .help("add `platform: NAME` here, or to the pipeline for all clusters")
         })?;
@@ -239,6 +279,11 @@ impl<'a> Book<'a> {
             }
         }
     }
+}
+
+/// The model's own files.
+fn is_of_model(name: &str) -> bool {
+    matches!(Utf8Path::new(name).extension(), Some("json" | "safetensors"))
 }
 
 /// Names with these beginnings or ends are paths, all others are presets.

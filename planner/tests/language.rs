@@ -4,6 +4,8 @@
 mod expansion;
 #[path = "language/figure_8.rs"]
 mod figure_8;
+#[path = "language/measured.rs"]
+mod measured;
 #[path = "language/mistakes.rs"]
 mod mistakes;
 #[path = "language/properties.rs"]
@@ -14,7 +16,7 @@ mod schema;
 use camino::Utf8Path;
 use chariot::diagnostic::PipelineErrors;
 use chariot::load::compile;
-use chariot::resolve::Presets;
+use chariot::resolve::{Presets, Surroundings};
 use chariot::step::Steps;
 
 /// The repository's root.
@@ -38,7 +40,13 @@ fn presets() -> Presets {
 /// A pipeline's text to steps, with `--set name=value`.
 fn compiled(text: &str, sets: &[(&str, &str)]) -> Result<Steps, PipelineErrors> {
     let sets: Vec<(String, String)> = sets.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-    compile(Utf8Path::new("pipelines/x.yaml"), text.to_owned(), &sets, &presets()).map(|(steps, ..)| steps)
+    let presets = presets();
+    let list = |folder: &Utf8Path| match folder.as_str() {
+        "models/tiny" => ["README.md", "config.json", "model.safetensors"].map(str::to_owned).to_vec(),
+        _ => Vec::new(),
+    };
+    let surroundings = Surroundings { presets: &presets, list: &list };
+    compile(Utf8Path::new("pipelines/x.yaml"), text.to_owned(), &sets, surroundings).map(|(steps, ..)| steps)
 }
 
 /// The addresses of all steps.

@@ -82,7 +82,18 @@ pub(super) struct Run {
 pub(super) struct Set {
     /// Change a parameter of the pipeline; may be given several times
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_set)]
-    pub(super) sets: Vec<(String, String)>,
+    sets: Vec<(String, String)>,
+    /// What runs the trials of clusters that do not say it: simulator, or cpu for processes of this host
+    #[arg(long, value_name = "WHERE", value_parser = ["simulator", "cpu"])]
+    on: Option<String>,
+}
+
+impl Set {
+    /// All that is changed.
+    pub(super) fn all(&self) -> Vec<(String, String)> {
+        let on = self.on.iter().map(|on| ("on".to_owned(), on.clone()));
+        self.sets.iter().cloned().chain(on).collect()
+    }
 }
 
 #[derive(Debug, clap::Args)]

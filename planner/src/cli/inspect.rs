@@ -44,7 +44,7 @@ fn look(
 
 /// `chariot plan`.
 pub(super) fn plan(project: &Project, args: &Targets) -> Result<u8, CliError> {
-    plan_targets(project, &args.targets, &args.set.sets)
+    plan_targets(project, &args.targets, &args.set.all())
 }
 
 /// What a run of these targets would do.
@@ -130,7 +130,7 @@ fn addresses(graph: &Graph, steps: &[StepId]) -> String {
 
 /// `chariot status`.
 pub(super) fn status(project: &Project, args: &Targets) -> Result<u8, CliError> {
-    look(project, &args.targets, &args.set.sets, |seen| {
+    look(project, &args.targets, &args.set.all(), |seen| {
         let width =
             seen.survey.looks.iter().map(|(id, _)| seen.graph.step(*id).address.len()).max().unwrap_or(0);
         for (id, look) in &seen.survey.looks {
@@ -166,7 +166,7 @@ fn state(project: &Project, seen: &Seen<'_>, id: StepId, look: &Look) -> Result<
 
 /// `chariot explain`.
 pub(super) fn explain(project: &Project, args: &Named) -> Result<u8, CliError> {
-    look(project, &args.targets, &args.set.sets, |seen| {
+    look(project, &args.targets, &args.set.all(), |seen| {
         for (id, look) in seen.survey.looks.iter().filter(|(id, _)| seen.named.contains(id)) {
             print(&explanation(project, seen, *id, look)?)?;
         }
@@ -213,7 +213,7 @@ fn causes<'s>(seen: &'s Seen<'_>, id: StepId) -> Vec<(StepId, &'s Look)> {
 /// `chariot graph`.
 pub(super) fn graph(project: &Project, args: &GraphArgs) -> Result<u8, CliError> {
     for (pipeline, targets) in by_pipeline(project, &args.named.targets)? {
-        let graph = load_graph(project, &pipeline, &args.named.set.sets)?;
+        let graph = load_graph(project, &pipeline, &args.named.set.all())?;
         let steps = graph.with_needs(&session::select(&graph, &targets)?);
         print(
             match args.format {

@@ -12,12 +12,12 @@ use crate::session::{self, Options, Summary};
 /// Runs the targets, pipeline by pipeline.
 pub(super) fn run(project: &Project, args: &Run) -> Result<u8, CliError> {
     if args.dry_run {
-        return inspect::plan_targets(project, &args.targets, &args.set.sets);
+        return inspect::plan_targets(project, &args.targets, &args.set.all());
     }
     let groups = by_pipeline(project, &args.targets)?;
     let mut graphs = Vec::new();
     for (pipeline, targets) in groups {
-        let graph = load_graph(project, &pipeline, &args.set.sets)?;
+        let graph = load_graph(project, &pipeline, &args.set.all())?;
         session::select(&graph, &targets)?;
         graphs.push((graph, targets));
     }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
+use super::serving::outputs_of_trial;
 use super::{output, step};
 use crate::decode::Spanned;
 use crate::diagnostic::Mistake;
-use crate::recipe::{Band, Command, Recipe};
+use crate::recipe::{Command, Recipe};
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Resources, Source, Step, Tool, Work};
 use crate::value::LocalPath;
@@ -96,7 +97,7 @@ fn input(
 
 /// The output `file` of one of the producer's steps.
 fn produced(producer: &Site<'_>, file: &str, from: &Spanned<String>) -> Result<Source, Mistake> {
-    let parts = outputs_of(producer);
+    let parts = outputs_of(producer)?;
     if let Some(part) = parts.iter().position(|files| files.iter().any(|f| f == file)) {
         return Ok(output(producer.step(part as u32), file));
     }
@@ -105,27 +106,19 @@ fn produced(producer: &Site<'_>, file: &str, from: &Spanned<String>) -> Result<S
 }
 
 /// The outputs of an instance's steps, step by step.
-fn outputs_of(site: &Site<'_>) -> Vec<Vec<String>> {
+fn outputs_of(site: &Site<'_>) -> Result<Vec<Vec<String>>, Mistake> {
     let named = |ends: &[&str]| ends.iter().map(|end| format!("{}.{end}", site.file_stem())).collect();
     let listed = |files: &[&str]| files.iter().map(|&file| file.to_owned()).collect::<Vec<String>>();
-    match &site.instance.recipe {
+    Ok(match &site.instance.recipe {
         Recipe::Cluster(_) => vec![listed(&["cluster.json"])],
+        Recipe::Profile(_) => vec![listed(&["platform.yaml"])],
         Recipe::Shard(_) => vec![listed(&["weights.json"])],
-        Recipe::Trial(trial) => {
-            let mut files = listed(&["records.parquet", "batches.parquet", "trial.json"]);
-            if trial.band == Some(Band::All) {
-                files.extend(listed(&["records-low.parquet", "records-high.parquet"]));
-            }
-            if trial.trace == Some(true) {
-                files.extend(listed(&["trace.json"]));
-            }
-            vec![files, listed(&["summary.json"])]
-        }
+        Recipe::Trial(trial) => vec![listed(&outputs_of_trial(site, trial)?), listed(&["summary.json"])],
         Recipe::Capacity(_) => vec![listed(&["capacity.json"])],
         Recipe::Figure(_) => vec![named(&["csv", "json", "png", "svg", "txt"])],
         Recipe::Check(_) => vec![named(&["json", "md", "txt"])],
         Recipe::Command(command) => {
             vec![command.outputs.value.iter().map(|path| path.value.0.to_string()).collect()]
         }
-    }
+    })
 }

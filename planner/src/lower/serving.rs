@@ -1,14 +1,16 @@
-//! Trials and capacity searches: `chariot-engine simulate`, its configuration, and what reads its records.
+//! Trials and capacity searches: `chariot-engine simulate` or `bench`, its configuration, and what reads its records.
 
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 
-use super::{FORMAT, json_input, output, own, step, weights_and_cluster};
+use super::cluster::Ground;
+use super::{FORMAT, json_input, measured, output, own, step};
 use crate::diagnostic::Mistake;
 use crate::recipe::{
-    Arrivals, Band, Capacity, Chunk, ChunkSchedule, Lengths, Process, Scheduler, SearchBand, Serving, Trial,
+    Arrivals, Band, Capacity, Chunk, ChunkSchedule, Lengths, On, Process, Scheduler, SearchBand, Serving,
+    Trial,
 };
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Cutoff, RateTemplate, Rates, Repeat, SearchTemplate, Source, Step, Work};
@@ -16,9 +18,10 @@ use crate::value::Count;
 
 /// The trial and, beside it, its summary.
 pub(super) fn trial(site: &Site<'_>, recipe: &Trial) -> Result<Vec<Step>, Mistake> {
-    let band = recipe.band.unwrap_or(Band::Central);
+    let ground = Ground::of(site, &recipe.weights)?;
+    let band = trial_band(&ground, recipe);
     let trace = recipe.trace.unwrap_or(false);
-    let mut action = simulate(site, &recipe.serving(), band)?;
+    let mut action = run(site, &ground, &recipe.serving(), band)?;
     let arrivals = arrivals(site, &recipe.arrivals, &mut action);
     let once = Once { seed: recipe.seed, repetition: recipe.repetition.unwrap_or(0), band };
     let config = config(site, &recipe.serving(), arrivals, once)?;
@@ -29,6 +32,21 @@ pub(super) fn trial(site: &Site<'_>, recipe: &Trial) -> Result<Vec<Step>, Mistak
         action.outputs.push("trace.json".into());
     }
     Ok(vec![step(site, "trial", Work::Action(action)), summary])
+}
+
+/// Where the coefficients are taken; what runs for real has none that are uncertain.
+fn trial_band(ground: &Ground<'_>, recipe: &Trial) -> Band {
+    match ground.on {
+        On::Simulator => recipe.band.unwrap_or(Band::Central),
+        On::Cpu => Band::Central,
+    }
+}
+
+/// The files that a trial leaves behind.
+pub(super) fn outputs_of_trial(site: &Site<'_>, recipe: &Trial) -> Result<Vec<&'static str>, Mistake> {
+    let band = trial_band(&Ground::of(site, &recipe.weights)?, recipe);
+    let trace = recipe.trace.unwrap_or(false).then_some("trace.json");
+    Ok(OUTPUTS.into_iter().chain(ends(band)).chain(trace).collect())
 }
 
 fn summary(site: &Site<'_>, trial: &ActionTemplate) -> Step {
@@ -50,7 +68,9 @@ pub(super) fn capacity(site: &Site<'_>, recipe: &Capacity) -> Result<Step, Mista
         return Err(Mistake::new(recipe.slo.span, "expected at least one predicate, found none")
             .help("write `slo: [p99(tbt) <= 1 s]`"));
     }
-    let repeats = repeats(recipe)?.into_iter().map(|once| repeat(site, recipe, &slo, once));
+    let ground = Ground::of(site, &recipe.weights)?;
+    let repeats =
+        repeats(recipe, ground.on)?.into_iter().map(|once| repeat(site, &ground, recipe, &slo, once));
     let search = SearchTemplate {
         labels,
         rates: rates(recipe)?,
@@ -84,14 +104,15 @@ struct Once {
     band: Band,
 }
 
-fn repeats(recipe: &Capacity) -> Result<Vec<Once>, Mistake> {
+fn repeats(recipe: &Capacity, on: On) -> Result<Vec<Once>, Mistake> {
     let seeds = &recipe.seeds.value;
     let Some(first) = seeds.first() else {
         return Err(Mistake::new(recipe.seeds.span, "expected at least one seed, found none"));
     };
     let at = |seed: &u32, band| Once { seed: *seed, repetition: 0, band };
     let all = |band| seeds.iter().map(|seed| at(seed, band)).collect::<Vec<_>>();
-    Ok(match recipe.band.unwrap_or(SearchBand::Central) {
+    let band = recipe.band.filter(|_| on == On::Simulator);
+    Ok(match band.unwrap_or(SearchBand::Central) {
         SearchBand::Central => all(Band::Central),
         SearchBand::Low => all(Band::Low),
         SearchBand::High => all(Band::High),
@@ -102,9 +123,15 @@ fn repeats(recipe: &Capacity) -> Result<Vec<Once>, Mistake> {
     })
 }
 
-fn repeat(site: &Site<'_>, recipe: &Capacity, slo: &[String], once: Once) -> Result<Repeat, Mistake> {
-    let mut action = simulate(site, &recipe.serving(), once.band)?;
-    if recipe.early_stop.unwrap_or(false) {
+fn repeat(
+    site: &Site<'_>,
+    ground: &Ground<'_>,
+    recipe: &Capacity,
+    slo: &[String],
+    once: Once,
+) -> Result<Repeat, Mistake> {
+    let mut action = run(site, ground, &recipe.serving(), once.band)?;
+    if recipe.early_stop.unwrap_or(ground.on != On::Simulator) {
         let args = slo.iter().flat_map(|p| ["--stop-when-hopeless".to_owned(), p.clone()]).collect();
         action.cutoff = Some(Cutoff { args, marker: "trial.json".into() });
     }
@@ -132,26 +159,46 @@ fn repeat(site: &Site<'_>, recipe: &Capacity, slo: &[String], once: Once) -> Res
     })
 }
 
-/// The simulator's action without its configuration.
-fn simulate(site: &Site<'_>, serving: &Serving<'_>, band: Band) -> Result<ActionTemplate, Mistake> {
-    let (weights, cluster) = weights_and_cluster(site, serving.weights)?;
-    let args =
-        ["simulate", "--cluster", "cluster.json", "--weights", "weights.json", "--config", "config.json"];
+/// What every trial leaves behind.
+const OUTPUTS: [&str; 3] = ["batches.parquet", "records.parquet", "trial.json"];
+
+/// What a trial at all ends of the band leaves beside that.
+fn ends(band: Band) -> impl Iterator<Item = &'static str> {
+    let ends = ["records-high.parquet", "records-low.parquet"];
+    ends.into_iter().filter(move |_| band == Band::All)
+}
+
+/// The action of a trial, without its configuration.
+fn run(
+    site: &Site<'_>,
+    ground: &Ground<'_>,
+    serving: &Serving<'_>,
+    band: Band,
+) -> Result<ActionTemplate, Mistake> {
+    let (command, retries) = match ground.on {
+        On::Simulator => ("simulate", 0),
+        // A trial that a busy host disturbed says so and fails; another may do.
+        On::Cpu => ("bench", 2),
+    };
+    let args = [command, "--cluster", "cluster.json", "--weights", "weights.json", "--config", "config.json"];
     let mut action = own("chariot-engine", args);
+    action.retries = retries;
     action.args.extend(["--out", "."].map(str::to_owned));
-    action.inputs.insert("cluster.json".into(), output(cluster.step(0), "cluster.json"));
-    action.inputs.insert("weights.json".into(), output(weights.step(0), "weights.json"));
+    action.inputs.insert("cluster.json".into(), output(ground.cluster.step(0), "cluster.json"));
+    for file in ground.rank_files.iter().map(|file| file.as_str()).chain(["weights.json"]) {
+        action.inputs.insert(file.into(), output(ground.weights.step(0), file));
+    }
     let lengths = match serving.lengths {
         Lengths::Quantiles { table, .. } => Some(("lengths.yaml", site.book.preset("lengths", table)?)),
         Lengths::Trace { file } => Some(("lengths.csv", site.book.file(&file.value, file.span))),
         _ => None,
     };
     action.inputs.extend(lengths.map(|(name, file)| (Utf8PathBuf::from(name), Source::File(file))));
-    action.outputs = ["batches.parquet", "records.parquet", "trial.json"].map(Utf8PathBuf::from).to_vec();
-    if band == Band::All {
-        action.outputs.extend(["records-high.parquet", "records-low.parquet"].map(Utf8PathBuf::from));
-    }
-    Ok(action)
+    action.outputs = OUTPUTS.into_iter().chain(ends(band)).map(Utf8PathBuf::from).collect();
+    Ok(match ground.on {
+        On::Simulator => action,
+        On::Cpu => measured(action),
+    })
 }
 
 fn config(site: &Site<'_>, serving: &Serving<'_>, arrivals: Value, once: Once) -> Result<Value, Mistake> {

@@ -274,14 +274,14 @@ fn unknown_variants() {
         "    recipe: trial\n",
         "",
         expect![[r#"
-        error: the key `recipe` is missing
-          --> pipelines/x.yaml:12:3
-           |
-        12 |   latency:
-           |   ^^^^^^^
-           |
-           = note: for `latency/tp2-8`
-           = help: expected one of: `cluster`, `shard`, `trial`, `capacity`, `figure`, `check`, `command`"#]],
+            error: the key `recipe` is missing
+              --> pipelines/x.yaml:12:3
+               |
+            12 |   latency:
+               |   ^^^^^^^
+               |
+               = note: for `latency/tp2-8`
+               = help: expected one of: `cluster`, `profile`, `shard`, `trial`, `capacity`, `figure`, `check`, `command`"#]],
     );
     check(
         "seed: 42",
