@@ -157,12 +157,17 @@ impl Figure {
             }
             (Source::Summary, false) => String::new(),
             (Source::Capacity, spread) => {
-                let bars = match self.central_searches {
-                    1 => "Bars: one search at the central costs.".to_owned(),
-                    n => format!("Bars: median of {n} searches at the central costs."),
+                // What was measured has no uncertain costs.
+                let (at, over) = match self.all().any(|point| point.provenance == Provenance::Simulated) {
+                    true => (" at the central costs", "searches, seeds and both ends of the uncertain costs"),
+                    false => ("", "searches and seeds"),
                 };
-                let errors = " Error bars: lowest to highest over all searches, seeds and both ends of the uncertain costs.";
-                format!("{bars}{}", if spread { errors } else { "" })
+                let bars = match self.central_searches {
+                    1 => format!("Bars: one search{at}."),
+                    n => format!("Bars: median of {n} searches{at}."),
+                };
+                let errors = format!(" Error bars: lowest to highest over all {over}.");
+                format!("{bars}{}", if spread { &errors } else { "" })
             }
         }
     }

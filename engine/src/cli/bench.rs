@@ -141,8 +141,9 @@ fn links(preset: &Platform, emulation: Emulation) -> Links {
         send_alpha_us: link.send_recv.alpha_us.at(Band::Central),
         send_gbps: link.send_recv.gbps.at(Band::Central),
     };
-    let Emulation { time_scale, bytes_per_value, .. } = emulation;
-    Links { classes: preset.links.iter().map(class).collect(), time_scale, bytes_per_value }
+    let Emulation { time_scale, bytes_per_value, compute_scale, .. } = emulation;
+    let classes = preset.links.iter().map(class).collect();
+    Links { classes, time_scale, bytes_per_value, compute_scale }
 }
 
 /// A trial whose emulated messages came late did not run on the links that it claims.

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::pace::Pace;
 use super::wire::Wire;
 use super::{CommError, Communicator};
-use crate::clock::monotonic_ns;
 
 /// Values of one piece of a collective: what a rank sends to one peer before it receives stays within what a wire takes.
 const PIECE: usize = 1 << 14;
@@ -42,9 +41,10 @@ impl Group {
         (1..size).map(move |step| (me + step) % size)
     }
 
-    /// When the last rank of the group came here.
+    /// When the last rank of the group came here, by the time on its device.
     fn gather_entries(&mut self) -> Result<u64, CommError> {
-        let mine = monotonic_ns();
+        let Some(pace) = &self.pace else { return Ok(0) };
+        let mine = pace.now_ns();
         let mut latest = mine;
         let mut wire = locked(&self.wire);
         for peer in self.peers() {
@@ -162,7 +162,7 @@ impl Communicator for Group {
         if self.ranks.len() == 1 {
             return Ok(());
         }
-        let began = if self.pace.is_some() { self.gather_entries()? } else { 0 };
+        let began = self.gather_entries()?;
         if data.len() >= RING_FROM && self.ranks.len() > 2 {
             self.ring(data)?;
         } else {
@@ -184,7 +184,7 @@ impl Communicator for Group {
             self.ranks.len(),
             mine.len()
         );
-        let began = if self.pace.is_some() { self.gather_entries()? } else { 0 };
+        let began = self.gather_entries()?;
         let length = mine.len();
         all[self.me * length..][..length].copy_from_slice(mine);
         let mut wire = locked(&self.wire);
@@ -214,7 +214,7 @@ impl Communicator for Group {
     }
 
     fn recv(&mut self, from: usize, data: &mut [f32]) -> Result<(), CommError> {
-        let asked = monotonic_ns();
+        let asked = self.pace.as_ref().map_or(0, Pace::now_ns);
         let mut wire = locked(&self.wire);
         let mut due = [0; 8];
         if self.pace.is_some() {

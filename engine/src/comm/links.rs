@@ -12,6 +12,8 @@ pub struct Links {
     pub time_scale: f64,
     /// Bytes that a value counts for.
     pub bytes_per_value: f64,
+    /// How many times slower than a core of this host a rank's device computes; absent: as fast as it happens to.
+    pub compute_scale: Option<f64>,
 }
 
 /// One class of links.
@@ -44,9 +46,8 @@ pub struct Lateness {
 }
 
 impl Lateness {
-    /// One more message: what it should have taken, and how much longer it took.
+    /// What something should have taken, and how much longer it took.
     pub(super) fn add(&mut self, planned_ns: u64, late_ns: u64) {
-        self.messages += 1;
         self.planned_ns += planned_ns;
         self.late_ns += late_ns;
         self.worst_ns = self.worst_ns.max(late_ns);

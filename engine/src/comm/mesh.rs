@@ -1,11 +1,12 @@
 //! A rank's end of the connections to all others, and the groups made of them.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use camino::Utf8Path;
 
+use super::device::Device;
 use super::group::Group;
 use super::links::{Lateness, Links};
 use super::pace::Pace;
@@ -19,12 +20,13 @@ pub struct Mesh {
     /// Groups of one rank share its connections; its one thread uses them in turn, so that the lock is never waited for.
     wire: Arc<Mutex<dyn Wire>>,
     links: Option<Arc<Links>>,
-    lateness: Arc<Mutex<Lateness>>,
+    /// Groups of one rank share it, as they do the connections.
+    device: Arc<Mutex<Device>>,
 }
 
 impl Mesh {
     fn new(wire: impl Wire + 'static) -> Self {
-        Self { wire: Arc::new(Mutex::new(wire)), links: None, lateness: Arc::default() }
+        Self { wire: Arc::new(Mutex::new(wire)), links: None, device: Arc::default() }
     }
 
     /// Through a file that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
@@ -51,6 +53,7 @@ impl Mesh {
     /// From now on, new groups take the time that `links` says.
     pub fn emulate(&mut self, links: Links) {
         sleep_exactly();
+        self.device = Arc::new(Mutex::new(Device::new(links.compute_scale)));
         self.links = Some(Arc::new(links));
     }
 
@@ -58,13 +61,32 @@ impl Mesh {
     pub fn group(&self, ranks: &[usize]) -> Box<dyn Communicator> {
         let pace = self.links.as_ref().filter(|_| ranks.len() > 1).map(|links| {
             let class = links.class(ranks).expect("the last class of links spans all ranks");
-            Pace::new(Arc::clone(links), class, ranks.len(), Arc::clone(&self.lateness))
+            Pace::new(Arc::clone(links), class, ranks.len(), Arc::clone(&self.device))
         });
         Box::new(Group::new(Arc::clone(&self.wire), ranks, pace))
     }
 
     /// How late messages of all groups were so far.
     pub fn lateness(&self) -> Lateness {
-        *self.lateness.lock().expect("an addition does not panic")
+        self.device().lateness()
+    }
+
+    /// A step begins that was asked for at `at_ns` of the host's clock.
+    pub fn begin_step(&self, at_ns: u64) {
+        self.device().begin(at_ns);
+    }
+
+    /// The time on this rank's device, which is the host's unless links are emulated with a `compute_scale`.
+    pub fn now_ns(&self) -> u64 {
+        self.device().now_ns()
+    }
+
+    /// Waits until the emulated device has done what this rank has, and says when that was.
+    pub fn end_step(&self) -> u64 {
+        self.device().finish()
+    }
+
+    fn device(&self) -> MutexGuard<'_, Device> {
+        self.device.lock().expect("the one thread of a rank has not panicked")
     }
 }

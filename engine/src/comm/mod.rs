@@ -1,12 +1,13 @@
 //! Messages between the ranks of one engine. Knows nothing of what the values mean.
 //!
 //! ```text
-//! Mesh -> Group (collectives) -> {Wire: shared memory | TCP, Pace (emulated links)}
+//! Mesh -> Group (collectives) -> {Wire: shared memory | TCP, Pace (emulated links) -> Device (its time)}
 //! ```
 //!
 //! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
 //! rank's groups in turn.
 
+mod device;
 mod group;
 mod links;
 mod mapping;

@@ -10,7 +10,7 @@ use camino::Utf8PathBuf;
 use super::secret::Secret;
 use super::tcp::Listener;
 use super::*;
-use crate::clock::monotonic_ns;
+use crate::clock::{monotonic_ns, thread_cpu_ns};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -188,7 +188,12 @@ fn links(time_scale: f64) -> Links {
         send_alpha_us: 30.0,
         send_gbps: gbps,
     };
-    Links { classes: vec![class(2, 57.6, 23.67), class(4, 315.0, 3.75)], time_scale, bytes_per_value: 2.0 }
+    Links {
+        classes: vec![class(2, 57.6, 23.67), class(4, 315.0, 3.75)],
+        time_scale,
+        bytes_per_value: 2.0,
+        compute_scale: None,
+    }
 }
 
 #[test]
@@ -246,5 +251,30 @@ fn what_cannot_keep_its_plan_is_late() {
     });
     for lateness in lateness {
         assert!(lateness.late_ns > lateness.planned_ns && lateness.worst_ns > 0, "{lateness:?}");
+    }
+}
+
+/// Eight ranks on however few cores: a device that computes eight times slower than a core takes eight times the processor time of its
+/// rank, whoever else computes, and the slowest rank of a collective decides.
+#[test]
+fn an_emulated_device_computes_at_its_own_speed() {
+    let scaled = Links { compute_scale: Some(8.0), ..links(20.0) };
+    let results = on_mesh(Transport::SharedMemory, 4, Some(scaled), |rank, mesh| {
+        let mut all = mesh.group(&[0, 1, 2, 3]);
+        let step = |_| {
+            all.all_reduce(&mut [0.0]).unwrap();
+            mesh.begin_step(monotonic_ns());
+            let (began, computed) = (mesh.now_ns(), thread_cpu_ns());
+            while thread_cpu_ns() - computed < 2_000_000 + 500_000 * rank as u64 {}
+            all.all_reduce(&mut [1.0; 7500]).unwrap();
+            let end = mesh.end_step();
+            assert!(monotonic_ns() >= end, "a step is not over before its device is done");
+            (end - began) as f64 / 1e6
+        };
+        (0..9).map(step).fold(f64::INFINITY, f64::min)
+    });
+    for step_ms in results {
+        // 3.5 ms of rank 3, eight times; then the all-reduce. A rank that began later has less of it before it.
+        assert!((28.0..34.42 * 1.3).contains(&step_ms), "{step_ms}");
     }
 }

@@ -210,10 +210,11 @@ impl RuntimeExecutor {
         Ok(summary)
     }
 
-    fn dispatch(&mut self, step: Step) -> Result<Flight, Loss> {
+    fn dispatch(&mut self, mut step: Step) -> Result<Flight, Loss> {
         let sampled = step.parts.iter().filter(|part| part.sample.is_some()).map(|part| part.seq).collect();
         let batch = step.batch;
         let submitted_ns = monotonic_ns();
+        step.sent_ns = submitted_ns;
         self.workers.send(&frame(&Order::Step(step)))?;
         self.health.progressed(submitted_ns);
         Ok(Flight { batch, submitted_ns, start_ns: None, sampled, tokens: None })
@@ -334,7 +335,8 @@ impl Executor for RuntimeExecutor {
         let parts = batch.chunks.iter().map(part).collect();
         let released = self.sequences.take_released();
         let logits = self.logits.is_some();
-        let flight = self.dispatch(Step { batch: batch.id.0, parts, tokens, released, logits })?;
+        let flight =
+            self.dispatch(Step { batch: batch.id.0, sent_ns: 0, parts, tokens, released, logits })?;
         self.in_flight.push_back(flight);
         Ok(())
     }

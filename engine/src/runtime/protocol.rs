@@ -76,6 +76,8 @@ pub(super) enum Order {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Step {
     pub(super) batch: u32,
+    /// CLOCK_MONOTONIC when it was sent.
+    pub(super) sent_ns: u64,
     /// One a sequence.
     pub(super) parts: Vec<Part>,
     /// Token ids of all parts, in order.
@@ -111,7 +113,7 @@ pub(super) enum Report {
     Ready { weight_bytes: u64, kv_bytes: u64 },
     /// Still there; CPU time so far.
     Alive { cpu_ns: u64 },
-    /// A stage is done with a batch: CLOCK_MONOTONIC when it began and ended. From the first rank of each stage.
+    /// A stage is done with a batch: when it began and ended, by CLOCK_MONOTONIC or the emulated device's clock. From the first rank of each stage.
     Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
     /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
     Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },

@@ -8,7 +8,6 @@ use camino::Utf8Path;
 use super::meeting::Groups;
 use super::protocol::{Farewell, Part, Report, Setup, Step, Weights};
 use crate::backend::cpu::{Cpu, Span};
-use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
@@ -95,6 +94,7 @@ impl Rank {
         step: Step,
         mut say: impl FnMut(Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
+        self.mesh.begin_step(step.sent_ns);
         for seq in &step.released {
             self.tables.remove(seq);
         }
@@ -103,11 +103,11 @@ impl Rank {
         }
         let rows = step.tokens.len();
         self.hidden.resize(rows * self.hidden_size, 0.0);
-        let Self { cpu, stage, groups, hidden, tables, logits, .. } = self;
+        let Self { cpu, stage, groups, mesh, hidden, tables, logits, .. } = self;
         if let Some(previous) = &mut groups.previous {
             previous.recv(0, hidden)?;
         }
-        let start_ns = monotonic_ns();
+        let start_ns = mesh.now_ns();
         if groups.previous.is_none() {
             stage.embed(cpu, &mut *groups.stage, &step.tokens, hidden)?;
         }
@@ -116,7 +116,7 @@ impl Rank {
         let number = groups.number;
         match &mut groups.next {
             Some(next) => {
-                let end_ns = monotonic_ns();
+                let end_ns = mesh.now_ns();
                 next.send(1, hidden)?;
                 if speaks {
                     say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
@@ -127,7 +127,7 @@ impl Rank {
                 stage.logits(cpu, &mut *groups.stage, &rows, hidden, logits)?;
                 if speaks {
                     let tokens = draw(logits, &draws);
-                    let end_ns = monotonic_ns();
+                    let end_ns = mesh.end_step();
                     say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
                     let logits = if step.logits { logits.clone() } else { Vec::new() };
                     say(Report::Tokens { batch: step.batch, tokens, logits })?;

@@ -36,6 +36,7 @@ fn part(seq: u32, tokens: u32, blocks_new: Vec<u32>) -> Part {
 fn step(number: u32, parts: Vec<Part>, tokens: u32) -> Step {
     Step {
         batch: FIRST_BATCH + number,
+        sent_ns: 0,
         parts,
         tokens: vec![0; tokens as usize],
         released: Vec::new(),

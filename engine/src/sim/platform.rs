@@ -62,6 +62,10 @@ pub struct Emulation {
     pub time_scale: f64,
     /// Bytes that each value of a message counts for: those of the emulated device's type, times how much wider its model is.
     pub bytes_per_value: f64,
+    /// How many times slower than a core of this host an emulated device computes, by the processor time that its rank uses. With fewer cores
+    /// than ranks it must be at least ranks / cores, or the ranks make each other late. Absent: devices compute as fast as the host lets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_scale: Option<f64>,
     /// A trial whose messages were late by more than this share of their planned time is invalid. Default: 0.05.
     #[serde(default = "late_max")]
     pub late_max: f64,
@@ -339,9 +343,18 @@ impl Runtime {
         if !(1..=1024).contains(&self.threads) {
             return Err(range("runtime.threads", "a count from 1 to 1024", self.threads));
         }
-        let Some(Emulation { time_scale, bytes_per_value, late_max }) = self.emulate else { return Ok(()) };
-        let factors =
-            [("time_scale", time_scale), ("bytes_per_value", bytes_per_value), ("late_max", late_max)];
+        let Some(emulation) = self.emulate else { return Ok(()) };
+        let Emulation { time_scale, bytes_per_value, compute_scale, late_max } = emulation;
+        if compute_scale.is_some() && self.threads > 1 {
+            let expected = "1 with emulate.compute_scale, which goes by the processor time of one thread";
+            return Err(range("runtime.threads", expected, self.threads));
+        }
+        let factors = [
+            ("time_scale", time_scale),
+            ("bytes_per_value", bytes_per_value),
+            ("compute_scale", compute_scale.unwrap_or(1.0)),
+            ("late_max", late_max),
+        ];
         for (field, factor) in factors {
             if !(factor.is_finite() && factor > 0.0) {
                 return Err(range(&format!("runtime.emulate.{field}"), "a number above 0", factor));
