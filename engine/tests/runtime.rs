@@ -207,7 +207,7 @@ fn a_measured_trial_leaves_the_files_of_a_simulated_one() {
     ];
     let told = ok(&[&["bench"], &trial[..], &["--trace", "trace.json"]].concat());
     assert!(told.contains("(measured), tp2 x pp2: 4 of 4 requests completed"), "{told}");
-    assert!(told.contains("emulated links: ") && told.contains("% late"), "{told}");
+    assert!(told.contains("emulated links: ") && told.contains("% late, worst by"), "{told}");
     let json = |path: &str| -> Value {
         serde_json::from_slice(&fs_err::read(dir.path().join(path)).unwrap()).unwrap()
     };

@@ -148,22 +148,26 @@ fn links(preset: &Platform, emulation: Emulation) -> Links {
 
 /// A trial whose emulated messages came late did not run on the links that it claims.
 fn check_lateness(emulation: Option<Emulation>, summary: &Summary) -> anyhow::Result<()> {
-    let Some(Emulation { late_max, .. }) = emulation else { return Ok(()) };
+    let Some(emulation) = emulation else { return Ok(()) };
+    let late_max = emulation.late_max;
     let (planned, late) = (summary.planned.as_secs_f64(), summary.late.as_secs_f64());
     let share = if planned > 0.0 { late / planned } else { 0.0 };
+    let what = match emulation.compute_scale {
+        Some(_) => "steps on emulated devices",
+        None => "messages over emulated links",
+    };
     if share <= late_max {
+        let (messages, worst) = (summary.messages, summary.worst.as_secs_f64() * 1e3);
+        let percent = share * 100.0;
         return say(format_args!(
-            "emulated links: {} messages, {:.2} % late (worst by {:.2} ms)",
-            summary.messages,
-            share * 100.0,
-            summary.worst.as_secs_f64() * 1e3
+            "{what}: {percent:.2} % late, worst by {worst:.2} ms ({messages} messages)"
         ));
     }
     anyhow::bail!(
-        "the trial is invalid: its {} messages over emulated links were late by {:.1} % of their planned {planned:.1} s, expected at most {:.1} %; \
-         run it on a quieter machine, or with a larger runtime.emulate.time_scale",
-        summary.messages,
+        "the trial is invalid: its {what} were late by {:.1} % of their planned {planned:.1} s, expected at most {:.1} %; \
+         run it on a quieter machine, or with a larger runtime.emulate.{}",
         share * 100.0,
-        late_max * 100.0
+        late_max * 100.0,
+        if emulation.compute_scale.is_some() { "compute_scale" } else { "time_scale" }
     )
 }

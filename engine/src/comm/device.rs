@@ -15,8 +15,8 @@ pub(super) struct Device {
     time_ns: u64,
     /// Processor time of this thread at that moment.
     cpu_ns: u64,
-    /// How far the rank was behind then.
-    behind_ns: u64,
+    /// When the step under way began on the device.
+    began_ns: u64,
     lateness: Lateness,
 }
 
@@ -26,12 +26,11 @@ impl Device {
         Self { compute_scale, ..Self::default() }
     }
 
-    /// Something to do has come at `at_ns`; until then the device waited.
-    pub(super) fn begin(&mut self, at_ns: u64) {
-        self.time_ns = self.time_ns.max(at_ns);
+    /// A step was sent at `sent_ns`; until then the device waited.
+    pub(super) fn begin(&mut self, sent_ns: u64) {
+        self.time_ns = self.time_ns.max(sent_ns);
+        self.began_ns = self.time_ns;
         self.cpu_ns = thread_cpu_ns();
-        // What the device waited for, the rank has caught up with.
-        self.behind_ns = 0;
     }
 
     /// The time on the device, all that the rank has computed included.
@@ -43,32 +42,29 @@ impl Device {
         self.time_ns
     }
 
-    /// Waits until the device is at `end_ns`, of which `planned_ns` were for a message.
+    /// Waits until the device is at `end_ns`, when a message of `planned_ns` is through.
+    ///
+    /// With a scale of its own it is not held against the rank that it comes late here: the device's time goes on from `end_ns`, not from
+    /// now, and the rank has the rest of the step to catch up.
     pub(super) fn message(&mut self, end_ns: u64, planned_ns: u64) {
         sleep_until(end_ns);
         self.lateness.messages += 1;
-        self.arrive(end_ns, planned_ns);
+        if self.compute_scale.is_none() {
+            self.lateness.add(planned_ns, monotonic_ns() - end_ns);
+        }
+        self.time_ns = self.time_ns.max(end_ns);
+        // What the rank does to get a message through is no computing.
+        self.cpu_ns = thread_cpu_ns();
     }
 
-    /// Waits until the device is done with what the rank has computed, and says when that was.
+    /// Waits until the device is done with the step, and says when that was. From here on being late shows, for the driver hears of it.
     pub(super) fn finish(&mut self) -> u64 {
         let end_ns = self.now_ns();
         if self.compute_scale.is_some() {
             sleep_until(end_ns);
-            self.arrive(end_ns, 0);
+            self.lateness.add(end_ns - self.began_ns, monotonic_ns() - end_ns);
         }
         end_ns
-    }
-
-    /// The device goes on from `end_ns`; what the rank does to get a message through is no computing.
-    fn arrive(&mut self, end_ns: u64, planned_ns: u64) {
-        let behind_ns = monotonic_ns().saturating_sub(end_ns);
-        // Being behind is carried along until the device waits; it came late by what was added.
-        let carried_ns = if self.compute_scale.is_some() { self.behind_ns } else { 0 };
-        self.lateness.add(planned_ns, behind_ns.saturating_sub(carried_ns));
-        self.behind_ns = behind_ns;
-        self.time_ns = self.time_ns.max(end_ns);
-        self.cpu_ns = thread_cpu_ns();
     }
 
     /// How late the rank was so far.

@@ -37,7 +37,7 @@ pub struct LinkClass {
 pub struct Lateness {
     /// Messages over emulated links.
     pub messages: u64,
-    /// Time these should have taken.
+    /// Time these should have taken, or steps where devices compute at their own speed.
     pub planned_ns: u64,
     /// Time by which they were late.
     pub late_ns: u64,
