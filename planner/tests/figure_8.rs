@@ -4,50 +4,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+mod project;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
+
+use project::Project;
 
 /// Fewer requests than the experiment's, so that unoptimised binaries finish in seconds.
 const SMALL: &[&str] = &["--set", "requests=128"];
 
-struct Project {
-    dir: tempfile::TempDir,
+/// What this file does with a project.
+trait FigureEight {
+    fn run_small(&self, more: &[&str]) -> String;
+    fn edit(&self, from: &str, to: &str);
 }
 
-impl Project {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let copied =
-            Command::new("cp").arg("-r").arg(repo.join("pipelines")).arg(dir.path()).status().unwrap();
-        assert!(copied.success());
-        Self { dir }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let chariot = PathBuf::from(env!("CARGO_BIN_EXE_chariot"));
-        for tool in ["chariot-engine", "chariot-results"] {
-            let beside = chariot.with_file_name(tool);
-            assert!(beside.exists(), "expected {}; run `cargo build --workspace` first", beside.display());
-        }
-        let mut command = Command::new(chariot);
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn chariot(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    /// Runs and expects success; returns stdout.
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.chariot(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "chariot {args:?}: {:?}\n{out}\n{err}", output.status.code());
-        out.into_owned()
-    }
-
+impl FigureEight for Project {
     fn run_small(&self, more: &[&str]) -> String {
         self.ok(&[&["run", "figure-8"], SMALL, more].concat())
     }
@@ -57,24 +30,6 @@ impl Project {
         let text = fs_err::read_to_string(&path).unwrap();
         assert!(text.contains(from), "expected `{from}` in figure-8.yaml");
         fs_err::write(&path, text.replace(from, to)).unwrap();
-    }
-
-    fn out(&self) -> BTreeMap<String, Vec<u8>> {
-        let root = self.dir.path().join("out");
-        let mut files = BTreeMap::new();
-        let mut open = vec![root.clone()];
-        while let Some(dir) = open.pop() {
-            for entry in fs_err::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    open.push(path);
-                } else {
-                    let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
-                    files.insert(name, fs_err::read(&path).unwrap());
-                }
-            }
-        }
-        files
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) fn write(
     config: ModelConfig,
     source: &Source,
 ) -> anyhow::Result<Done> {
+    check_room(out, manifest)?;
     let earlier = earlier_ranks(out);
     let mut done = Done::default();
     let mut inputs = BTreeMap::new();
@@ -80,6 +81,21 @@ pub(super) fn write(
     };
     manifest.weights = Some(Weights { config, dtype, origin, inputs });
     Ok(done)
+}
+
+/// Refuses before the disk is full rather than when it is.
+fn check_room(out: &Utf8Path, manifest: &Manifest) -> anyhow::Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    // Where the system does not tell, it is tried.
+    let Ok(disk) = rustix::fs::statvfs(folder.as_std_path()) else { return Ok(()) };
+    let (free, wanted) = (disk.f_bavail * disk.f_frsize, manifest.total_bytes);
+    anyhow::ensure!(
+        free >= wanted,
+        "expected {:.1} GB of free space in {folder} for the ranks' weights, found {:.1} GB",
+        wanted as f64 / 1e9,
+        free as f64 / 1e9
+    );
+    Ok(())
 }
 
 fn plan(config: &ModelConfig, parallel: Parallel, stage: u32, tp_rank: u32) -> StagePlan {
