@@ -48,6 +48,11 @@ impl Ruler {
         Self { kind: Axis::Log, from, to, ticks: marks.into_iter().filter(inside).collect() }
     }
 
+    /// Where the axis begins and ends.
+    pub fn ends(&self) -> (f64, f64) {
+        (self.from, self.to)
+    }
+
     /// The share of the height at which a value stands, 0 to 1.
     pub fn share(&self, value: f64) -> f64 {
         let share = match self.kind {

@@ -67,21 +67,21 @@ const PALETTE: [&str; 12] = [
     "#12436d", "#f5b041", "#2a9d8f", "#801650", "#c3b1e1", "#6b6b6b", "#4fa3e0", "#8a5a00", "#9be3b5",
     "#e8743b", "#5b2a86", "#d0d0d0",
 ];
-const INK: &str = "#222222";
-const FAINT: &str = "#e3e3e3";
-const GREY: &str = "#555555";
+pub(crate) const INK: &str = "#222222";
+pub(crate) const FAINT: &str = "#e3e3e3";
+pub(crate) const GREY: &str = "#555555";
 
 const TITLE: TextStyle = TextStyle { size: 14.0, colour: INK, bold: true };
 const SUBTITLE: TextStyle = TextStyle { size: 11.0, colour: GREY, bold: false };
-const PANEL_TITLE: TextStyle = TextStyle { size: 11.5, colour: INK, bold: true };
-const LABEL: TextStyle = TextStyle { size: 11.0, colour: INK, bold: false };
-const TICK: TextStyle = TextStyle { size: 10.0, colour: INK, bold: false };
+pub(crate) const PANEL_TITLE: TextStyle = TextStyle { size: 11.5, colour: INK, bold: true };
+pub(crate) const LABEL: TextStyle = TextStyle { size: 11.0, colour: INK, bold: false };
+pub(crate) const TICK: TextStyle = TextStyle { size: 10.0, colour: INK, bold: false };
 const VALUE: TextStyle = TextStyle { size: 8.5, colour: INK, bold: false };
 const ABSENT: TextStyle = TextStyle { size: 8.5, colour: GREY, bold: false };
 const CAPTION: TextStyle = TextStyle { size: 9.5, colour: GREY, bold: false };
 
 const NO_VALUE: &str = "no value";
-const MARGIN: f64 = 14.0;
+pub(crate) const MARGIN: f64 = 14.0;
 const PLOT_HEIGHT: f64 = 220.0;
 /// From one line of a group's name to the next.
 const LINE: f64 = 12.0;
@@ -105,14 +105,8 @@ impl Frame {
 pub fn draw(chart: &Chart, font: &Font) -> String {
     let width = page_width(chart);
     let mut svg = Svg::new(width);
-    let mut y = MARGIN - 3.0;
-    for (style, text) in [(TITLE, &chart.title), (SUBTITLE, &chart.subtitle)] {
-        for line in wrap(font, style, text, width - 2.0 * MARGIN) {
-            y += 17.0;
-            svg.text((MARGIN, y), Anchor::Start, style, false, &line);
-        }
-    }
-    y = legend(&mut svg, chart, font, y + 13.0, width);
+    let y = heading(&mut svg, chart, font, width);
+    let y = legend(&mut svg, &chart.series, font, y, width);
     let titled = chart.panels.iter().any(|panel| !panel.title.is_empty());
     let top = y + if titled { 22.0 } else { 10.0 };
     let each = (width - MARGIN) / chart.panels.len() as f64;
@@ -127,12 +121,30 @@ pub fn draw(chart: &Chart, font: &Font) -> String {
         x_axis(&mut svg, chart, &groups, &frame, lower);
         bars(&mut svg, chart, panel, &ruler, &frame, font);
     }
-    let mut bottom = top + PLOT_HEIGHT + 40.0 + lower;
-    for line in wrap(font, CAPTION, &chart.caption, width - 2.0 * MARGIN) {
+    let bottom = caption(&mut svg, &chart.caption, font, top + PLOT_HEIGHT + 40.0 + lower, width);
+    svg.finish(bottom + MARGIN, &format!("{} ({})", chart.title, chart.subtitle))
+}
+
+/// Title and subtitle; gives the y of what comes under them.
+pub(crate) fn heading(svg: &mut Svg, chart: &Chart, font: &Font, width: f64) -> f64 {
+    let mut y = MARGIN - 3.0;
+    for (style, text) in [(TITLE, &chart.title), (SUBTITLE, &chart.subtitle)] {
+        for line in wrap(font, style, text, width - 2.0 * MARGIN) {
+            y += 17.0;
+            svg.text((MARGIN, y), Anchor::Start, style, false, &line);
+        }
+    }
+    y + 13.0
+}
+
+/// What the marks mean; gives the y of its last line.
+pub(crate) fn caption(svg: &mut Svg, text: &str, font: &Font, top: f64, width: f64) -> f64 {
+    let mut bottom = top;
+    for line in wrap(font, CAPTION, text, width - 2.0 * MARGIN) {
         bottom += 14.0;
         svg.text((MARGIN, bottom), Anchor::Start, CAPTION, false, &line);
     }
-    svg.finish(bottom + MARGIN, &format!("{} ({})", chart.title, chart.subtitle))
+    bottom
 }
 
 /// Wide enough for the bars, within what a page takes.
@@ -143,11 +155,11 @@ fn page_width(chart: &Chart) -> f64 {
 }
 
 /// Draws the legend in centred rows; gives the y under it.
-fn legend(svg: &mut Svg, chart: &Chart, font: &Font, top: f64, width: f64) -> f64 {
+pub(crate) fn legend(svg: &mut Svg, names: &[String], font: &Font, top: f64, width: f64) -> f64 {
     let entry = |name: &String| SWATCH + 5.0 + font.width(LABEL, name);
     let mut rows: Vec<Vec<usize>> = vec![Vec::new()];
     let mut used = 0.0;
-    for (index, name) in chart.series.iter().enumerate() {
+    for (index, name) in names.iter().enumerate() {
         let wide = entry(name) + 18.0;
         if used + wide > width - 2.0 * MARGIN && used > 0.0 {
             rows.push(Vec::new());
@@ -158,20 +170,20 @@ fn legend(svg: &mut Svg, chart: &Chart, font: &Font, top: f64, width: f64) -> f6
     }
     let mut y = top;
     for row in rows {
-        let total: f64 =
-            row.iter().map(|i| entry(&chart.series[*i])).sum::<f64>() + 18.0 * (row.len() - 1) as f64;
+        let total: f64 = row.iter().map(|i| entry(&names[*i])).sum::<f64>() + 18.0 * (row.len() - 1) as f64;
         let mut x = (width - total) / 2.0;
         for index in row {
             svg.rect(x, y, SWATCH, SWATCH, colour(index));
-            svg.text((x + SWATCH + 5.0, y + 9.5), Anchor::Start, LABEL, false, &chart.series[index]);
-            x += entry(&chart.series[index]) + 18.0;
+            svg.text((x + SWATCH + 5.0, y + 9.5), Anchor::Start, LABEL, false, &names[index]);
+            x += entry(&names[index]) + 18.0;
         }
         y += 17.0;
     }
     y
 }
 
-fn colour(series: usize) -> &'static str {
+/// Of a series, or of a group where groups are told apart.
+pub(crate) fn colour(series: usize) -> &'static str {
     PALETTE[series % PALETTE.len()]
 }
 

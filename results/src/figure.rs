@@ -7,14 +7,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::capacity::{Capacity, Outcome, Search};
-use crate::chart::{Bar, Chart, Mark, Panel, draw};
+use crate::chart::{self, Bar, Chart, Mark, Panel};
 use crate::csv::Csv;
 use crate::error::{Error, Result, hint};
 use crate::files::{FORMAT, publish, publish_json, read_json};
 use crate::font::Font;
+use crate::parity;
 use crate::records::Provenance;
 use crate::report;
-use crate::spec::{FigureSpec, MetricSpec, RowSpec, Source};
+use crate::spec::{FigureSpec, Kind, MetricSpec, RowSpec, Source};
 use crate::statistics::{STATISTICS, Statistics};
 use crate::summary::Summary;
 
@@ -56,7 +57,10 @@ pub struct Figure {
 pub fn figure(spec: &Utf8Path, out: &Utf8Path, name: &str) -> Result<String> {
     let figure = Figure::gather(FigureSpec::read(spec)?)?;
     let font = Font::load();
-    let svg = draw(&figure.chart(), &font);
+    let svg = match figure.spec.kind {
+        Kind::GroupedBars => chart::draw(&figure.chart(), &font),
+        Kind::Parity => parity::draw(&figure.chart(), &font),
+    };
     let table = figure.table();
     publish(&out.join(format!("{name}.svg")), svg.as_bytes())?;
     publish(&out.join(format!("{name}.png")), &font.png(&svg))?;

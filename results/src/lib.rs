@@ -15,6 +15,7 @@ pub mod files;
 pub mod font;
 pub mod judge;
 pub mod metric;
+pub mod parity;
 pub mod predicate;
 pub mod quantile;
 pub mod records;

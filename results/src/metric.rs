@@ -64,6 +64,11 @@ pub const METRICS: &[Metric] = &[
         samples: |t| Samples::Nanos(scheduling_delay(&t.lives, t.end)),
     },
     Metric {
+        name: "output_throughput",
+        unit: "tokens/s",
+        samples: |t| Samples::Real(output_throughput(&t.lives, t.end)),
+    },
+    Metric {
         name: "request_e2e_time",
         unit: "s",
         samples: |t| nanos(t, |r| Some(r.completed() - r.arrival)),
@@ -232,6 +237,14 @@ pub fn tbt(lives: &Lives, gaps: &Lists<i64>, end: i64) -> Vec<i64> {
     let median = quantile(&mut samples, 0.5).unwrap_or(0.0);
     samples.extend(open.into_iter().filter(|gap| *gap as f64 > median));
     samples
+}
+
+/// Output tokens per second from the first arrival to the trial's end: one sample, none of a trial without requests or time.
+fn output_throughput(lives: &Lives, end: i64) -> Vec<f64> {
+    let first = lives.counted(end).map(|i| lives.arrival[i]).min();
+    let tokens: i64 = lives.counted(end).map(|i| i64::from(lives.tokens_out[i])).sum();
+    let nanos = first.map(|first| end - first).filter(|nanos| *nanos > 0);
+    nanos.map(|nanos| tokens as f64 / (nanos as f64 / 1e9)).into_iter().collect()
 }
 
 /// How long a request that is still owed an output token has waited since its newest one.

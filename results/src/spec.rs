@@ -69,11 +69,13 @@ pub struct FigureSpec {
 }
 
 /// A kind of figure.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Groups of bars side by side.
     GroupedBars,
+    /// One point a group: the first of two series over the second.
+    Parity,
 }
 
 /// What a figure's files are.
@@ -149,6 +151,10 @@ impl FigureSpec {
             }
             (Source::Capacity, false) => return Err("expected no `metrics` with `source: capacity`".into()),
             _ => {}
+        }
+        let series = self.ordered(&self.series, self.series_order.as_ref()).len();
+        if self.kind == Kind::Parity && series != 2 {
+            return Err(format!("expected two series with `kind: parity`, found {series}"));
         }
         if self.rows.is_empty() {
             return Err("expected at least one row, found none".into());

@@ -52,6 +52,15 @@ impl Svg {
         );
     }
 
+    /// A filled circle, edged in white so that it shows on others.
+    pub fn dot(&mut self, centre: (f64, f64), radius: f64, fill: &str) {
+        let (x, y, r) = (px(centre.0), px(centre.1), px(radius));
+        let _ = writeln!(
+            self.body,
+            r##"<circle cx="{x}" cy="{y}" r="{r}" fill="{fill}" stroke="#ffffff" stroke-width="1"/>"##
+        );
+    }
+
     /// A line from `from` to `to`.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: &str, width: f64) {
         let _ = writeln!(

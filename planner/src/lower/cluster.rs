@@ -59,6 +59,9 @@ pub(super) fn profile(site: &Site<'_>, recipe: &Profile) -> Result<Step, Mistake
     if let Some(dtype) = recipe.dtype {
         action.args.extend(["--dtype", dtype.name()].map(str::to_owned));
     }
+    if let Some(tokens) = recipe.max_tokens {
+        action.args.extend(["--max-tokens".to_owned(), tokens.0.to_string()]);
+    }
     if let Some(time) = recipe.time {
         action.args.extend(["--seconds".to_owned(), time.seconds.to_string()]);
     }

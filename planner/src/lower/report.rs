@@ -15,11 +15,12 @@ use crate::step::{ActionTemplate, Step, Work};
 use crate::value::{Names, Text};
 
 /// What a summary can be asked for: our own metrics, then the published artifact's, then those of batches.
-const METRICS: [&str; 33] = [
+const METRICS: [&str; 34] = [
     "ttft",
     "tbt",
     "tbt_decode_only",
     "scheduling_delay",
+    "output_throughput",
     "request_e2e_time",
     "request_e2e_time_normalized",
     "request_e2e_time_piecewise_normalized",
@@ -66,6 +67,7 @@ pub(super) fn figure(site: &Site<'_>, recipe: &Figure) -> Result<Step, Mistake> 
     let rows = sources(site, &recipe.from)?;
     let numbers = numbers(&recipe.from, &rows)?;
     one_row_a_bar(recipe, &rows)?;
+    two_series_of_parity(recipe, &rows)?;
     let mut action = report(site, "figure", &["csv", "json", "png", "svg", "txt"]);
     let mut listed = Vec::with_capacity(rows.len());
     for (index, row) in rows.iter().enumerate() {
@@ -146,6 +148,18 @@ fn one_row_a_bar(recipe: &Figure, rows: &[Site<'_>]) -> Result<(), Mistake> {
         }
     }
     Ok(())
+}
+
+/// A point has two coordinates.
+fn two_series_of_parity(recipe: &Figure, rows: &[Site<'_>]) -> Result<(), Mistake> {
+    let variable = &recipe.series.variable;
+    let values = order(rows, &variable.value);
+    if recipe.kind != Some(FigureKind::Parity) || values.len() == 2 {
+        return Ok(());
+    }
+    let title = format!("expected a variable with two values, found {}: {}", values.len(), values.join(", "));
+    Err(Mistake::new(variable.span, title)
+        .help("`kind: parity` draws the first value's numbers over the second's; narrow `from` to two"))
 }
 
 fn variable<'a>(row: &Site<'a>, name: &Spanned<String>) -> Result<&'a str, Mistake> {

@@ -47,6 +47,8 @@ pub struct Profile {
     pub parallels: Spanned<Vec<Parallel>>,
     /// Type of the weights. Default: bf16.
     pub dtype: Option<Dtype>,
+    /// The largest batch to measure, tokens. Default: 512.
+    pub max_tokens: Option<Count>,
     /// How long to measure, about. Default: 60 s.
     pub time: Option<Time>,
 }

@@ -64,6 +64,8 @@ pub struct Vertical {
 pub enum FigureKind {
     /// Groups of bars.
     GroupedBars,
+    /// One point a group: the first of two series over the second, beside the line on which they would agree.
+    Parity,
 }
 
 /// A vertical axis.

@@ -1079,3 +1079,20 @@ fn commands() {
           = help: did you mean `min`?"#]],
     );
 }
+
+#[test]
+fn a_parity_figure_has_two_series() {
+    check("    from: latency\n", "    from: latency\n    kind: parity\n", expect!["no mistake"]);
+    let three = "    from: latency\n    kind: parity\n    title: Latency\n    x: {variable: parallel}\n    series: {variable: batch}\n";
+    let text = RIGHT.replace("[8, 16]", "[8, 16, 32]");
+    let from =
+        "    from: latency\n    title: Latency\n    x: {variable: batch}\n    series: {variable: parallel}\n";
+    check_text(&text.replace(from, three), &[], expect![[r#"
+        error: expected a variable with two values, found 3: 8, 16, 32
+          --> pipelines/x.yaml:30:24
+           |
+        30 |     series: {variable: batch}
+           |                        ^^^^^
+           |
+           = help: `kind: parity` draws the first value's numbers over the second's; narrow `from` to two"#]]);
+}

@@ -145,6 +145,19 @@ fn a_latency_figure_scales_and_carries_the_band() {
 }
 
 #[test]
+fn a_parity_figure_draws_one_series_over_the_other() {
+    let (_guard, dir) = directory();
+    let mut spec = summaries(&dir);
+    spec["kind"] = json!("parity");
+    drawn(&dir, &spec).unwrap();
+    expect_file!["golden/parity.svg"].assert_eq(&read(&dir.join("out/fig.svg")));
+    spec["rows"][1]["labels"]["parallel"] = json!("tp8");
+    spec["rows"][1]["labels"]["batch"] = json!(16);
+    expect!["DIR/figure.json: expected two series with `kind: parity`, found 1"]
+        .assert_eq(&drawn(&dir, &spec).unwrap_err());
+}
+
+#[test]
 fn says_what_is_wrong_with_a_figure() {
     let (_guard, dir) = directory();
     let wrong = |change: &dyn Fn(&mut Value)| {
@@ -253,7 +266,7 @@ fn a_comparison_tells_what_changed() {
         number    baseline    now   change
         ttft p50         3  3.100  +3.33 %
 
-        (simulated) 395 numbers equal, 0 changed by more than 5 %
+        (simulated) 407 numbers equal, 0 changed by more than 5 %
     "#]]
     .assert_eq(&text);
     assert!(within);

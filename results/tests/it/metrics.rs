@@ -49,6 +49,8 @@ fn honest_metrics_count_every_request_as_what_it_is() {
         ("tbt", "s", &[1.0, 2.0, 3.0, 1.0, 14.0]),
         ("tbt_decode_only", "s", &[1.0, 3.0, 1.0]),
         ("scheduling_delay", "s", &[1.0, 2.0, 15.0]),
+        // Four tokens and two, from the first arrival at 1 s to the end at 20 s.
+        ("output_throughput", "tokens/s", &[6.0 / 19.0]),
         ("request_e2e_time", "s", &[9.0, 18.0, 15.0]),
         ("request_e2e_time_normalized", "s/token", &[9.0 / 4.0, 18.0 / 10.0, 15.0 / 2.0]),
         ("request_e2e_time_piecewise_normalized", "s/token", &[1.0 + 8.0 / 4.0, 2.0 + 16.0 / 10.0, 15.0]),
