@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::comm::Links;
-use crate::model::KvSpec;
 use crate::model::sampler::Sampling;
-use crate::shard::Parallel;
+use crate::model::{KvSpec, ModelConfig};
+use crate::shard::{Dtype, Parallel};
 
 /// Frames are not longer; a length above it is no frame of ours.
 const FRAME_BYTES_MAX: u32 = 1 << 30;
@@ -59,6 +59,15 @@ pub enum Weights {
     Shards(Utf8PathBuf),
     /// A Hugging Face folder, from which each rank takes its part.
     HuggingFace(Utf8PathBuf),
+    /// Made up from a seed, in memory.
+    Dummy {
+        /// The model.
+        config: Box<ModelConfig>,
+        /// Of all values.
+        seed: u64,
+        /// Type of all values.
+        dtype: Dtype,
+    },
 }
 
 /// Driver to worker.

@@ -12,7 +12,7 @@ use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
-use crate::model::{HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
+use crate::model::{Dummy, HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
 
 /// A rank with its weights, caches and connections.
 pub(super) struct Rank {
@@ -58,6 +58,11 @@ impl Rank {
                 let config = ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?;
                 let plan = plan(config);
                 let source = HuggingFace::open(folder, &plan)?;
+                (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
+            }
+            Weights::Dummy { config, seed, dtype } => {
+                let plan = plan((**config).clone());
+                let source = Dummy::new(*seed, *dtype, &plan)?;
                 (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
             }
         };
