@@ -362,12 +362,14 @@ impl Platform {
         for (field, coefficient, direction) in self.stage.iter().flat_map(StageCosts::coefficients) {
             all.push((format!("stage.{field}"), coefficient, direction));
         }
-        for (field, cost) in self.cpu.iter().flat_map(CpuCosts::terms) {
-            all.push((format!("cpu.{field}.ms"), cost.ms, Cost));
-            all.push((format!("cpu.{field}.per_sequence_ms"), cost.per_sequence_ms, Cost));
+        let named = |at: String| move |(field, coefficient)| (format!("{at}{field}"), coefficient, Cost);
+        all.extend(self.cpu.iter().flat_map(|cpu| cpu.coefficients().map(named("cpu.".to_owned()))));
+        if let Some(StageCosts::Measured(measured)) = &self.stage {
+            for (index, layout) in measured.layouts.iter().enumerate() {
+                let at = format!("stage.measured.layouts[{index}].cpu.");
+                all.extend(layout.cpu.coefficients().map(named(at)));
+            }
         }
-        let round_trip = self.cpu.iter().map(|cpu| cpu.driver_round_trip_ms);
-        all.extend(round_trip.map(|cost| ("cpu.driver_round_trip_ms".to_owned(), cost, Cost)));
         all
     }
 }
@@ -417,13 +419,16 @@ impl StageCosts {
 }
 
 impl CpuCosts {
-    fn terms(&self) -> [(&'static str, &PerSequence); 4] {
-        [
-            ("schedule", &self.schedule),
-            ("prepare", &self.prepare),
-            ("sampler", &self.sampler),
-            ("process", &self.process),
-        ]
+    /// Every cost with its path.
+    fn coefficients(&self) -> impl Iterator<Item = (String, Coefficient)> {
+        let Self { schedule, prepare, sampler, process, driver_round_trip_ms } = self;
+        let terms =
+            [("schedule", schedule), ("prepare", prepare), ("sampler", sampler), ("process", process)];
+        let both = |(field, cost): (&str, &PerSequence)| {
+            [(format!("{field}.ms"), cost.ms), (format!("{field}.per_sequence_ms"), cost.per_sequence_ms)]
+        };
+        let round_trip = ("driver_round_trip_ms".to_owned(), *driver_round_trip_ms);
+        terms.map(both).into_iter().flatten().chain([round_trip])
     }
 }
 
