@@ -1,5 +1,6 @@
 //! `chariot-engine profile`: measures models on this machine; a platform with those costs becomes a file that the simulator reads.
 
+mod shown;
 mod yaml;
 
 use std::io::Write as _;
@@ -18,6 +19,7 @@ use super::bench::{READY_BY, STEP_BY, links};
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
+use shown::Shown;
 
 /// Values of the measured weights: made up from this seed.
 const SEED: u64 = 0;
@@ -82,11 +84,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut layouts = Vec::new();
     for (config, parallel) in targets {
         let layout = measure(args, &platform, runtime, &config, parallel, seconds)?;
-        show(&layout)?;
+        say(format_args!("{}", Shown(&layout)))?;
         layouts.push(layout);
     }
-    platform.stage =
-        Some(StageCosts::Measured(Measured { dtype: args.dtype.into(), layouts, operations: None }));
+    platform.stage = Some(StageCosts::Measured(Measured { dtype: args.dtype.into(), layouts }));
     platform.cpu = None;
     platform.validate().context("a measured platform is valid")?;
     let mut output = Output::create(&args.out)?;
@@ -159,55 +160,13 @@ fn measure(
     };
     let program = std::env::current_exe().context("find this executable")?;
     let target =
-        Target { program: &program, plan, shape: &config.shape, tokens_max: args.max_tokens, seconds };
+        Target { program: &program, plan, shape: &config.shape, dtype, tokens_max: args.max_tokens, seconds };
     let Parallel { tp, pp } = parallel;
     let mut progress = |what: &str| {
         // Nobody is left to tell if stderr is closed.
         let _ = writeln!(std::io::stderr(), "{} at tp{tp} x pp{pp}: {what}", config.shape.name);
     };
     Ok(profile::layout(target, &mut progress)?)
-}
-
-/// What was measured, for people.
-fn show(layout: &Layout) -> anyhow::Result<()> {
-    let Layout { model, parallel, cpu, stages, fit, .. } = layout;
-    say(format_args!(
-        "{} at tp{} x pp{}: {} batches in {} rounds, tables give them back to {:.1} % (median; worst {:.1} %)",
-        model.name,
-        parallel.tp,
-        parallel.pp,
-        fit.points,
-        fit.rounds,
-        fit.error_median * 100.0,
-        fit.error_max * 100.0
-    ))?;
-    for (number, stage) in stages.iter().enumerate() {
-        let rows = |rows: f64| stage.rows_us.at(rows) / 1e3;
-        let pair = |tokens: f64| stage.pair_us.held_at(tokens) * 1e3;
-        say(format_args!(
-            "  stage {number}: {:.2} ms for 1 token, {:.2} for 8, {:.2} for 64, {:.2} for 512; pairs of a decode {:.0} ns, of a chunk of 64 {:.0} ns, of 256 {:.0} ns; \
-             drawing 1 token {:.2} ms, 32 {:.2} ms",
-            rows(1.0),
-            rows(8.0),
-            rows(64.0),
-            rows(512.0),
-            pair(1.0),
-            pair(64.0),
-            pair(256.0),
-            stage.sampled_us.at(1.0) / 1e3,
-            stage.sampled_us.at(32.0) / 1e3
-        ))?;
-        if let (Some([few, first]), Some([many, last])) = (stage.slowdown.0.first(), stage.slowdown.0.last())
-        {
-            say(format_args!(
-                "    all stages busy: {first:.2} times that for {few} tokens, {last:.2} for {many}"
-            ))?;
-        }
-    }
-    say(format_args!(
-        "  each batch: messages {} ms, driver {} ms and {} ms a sequence",
-        cpu.driver_round_trip_ms, cpu.schedule.ms, cpu.schedule.per_sequence_ms
-    ))
 }
 
 /// Where these costs come from.

@@ -6,6 +6,7 @@
 
 mod design;
 mod fit;
+mod operations;
 mod overhead;
 mod samples;
 
@@ -17,7 +18,8 @@ use crate::clock::monotonic_ns;
 use crate::model::KvSpec;
 use crate::runtime::{LaunchError, Loss, Plan, RuntimeExecutor};
 use crate::shape::ModelShape;
-use crate::sim::measured::Layout;
+use crate::shard::{Dtype, ShardError};
+use crate::sim::measured::{Layout, Operations};
 use samples::Samples;
 
 /// Blocks of the KV cache that probes use; some thousand tokens are more than the caches of a core hold.
@@ -38,6 +40,12 @@ pub enum ProfileError {
     /// A worker was lost.
     #[error(transparent)]
     Lost(#[from] Loss),
+    /// The model does not divide so.
+    #[error(transparent)]
+    Division(#[from] ShardError),
+    /// Compute threads could not be started.
+    #[error("start compute threads: {0}")]
+    Threads(#[from] std::io::Error),
     /// The batches of a trial could not be recorded.
     #[error("measure the driver: {0}")]
     Driver(String),
@@ -51,6 +59,8 @@ pub struct Target<'a> {
     pub plan: Plan,
     /// The model.
     pub shape: &'a ModelShape,
+    /// Type of the weights.
+    pub dtype: Dtype,
     /// The largest batch, in tokens; beyond it the tables go on in a straight line.
     pub tokens_max: u32,
     /// For this long, beside starting the workers, and at least one round of all batches.
@@ -59,7 +69,7 @@ pub struct Target<'a> {
 
 /// Measures one layout. `progress` is told what is going on.
 pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layout, ProfileError> {
-    let Target { program, mut plan, shape, tokens_max, seconds } = target;
+    let Target { program, mut plan, shape, dtype, tokens_max, seconds } = target;
     let parallel = plan.parallel;
     plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
     plan.max_model_len = design::longest();
@@ -94,7 +104,10 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
     };
     progress("the driver");
     let cpu = overhead::cpu_costs(&mut executor, parallel.pp, alone.round_trip_us())?;
+    progress("single operations");
+    let all_reduces_us = operations::all_reduces(&mut executor, shape, parallel, tokens_max)?;
     executor.finish()?;
+    let products = operations::products(&plan, shape, dtype, tokens_max)?;
     let mut stages = alone.stages();
     let fit = alone.fit(&stages);
     if let Some(busy) = &busy {
@@ -107,6 +120,7 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
         sends_us: alone.sends(),
         spread: alone.spread(),
         fit,
+        operations: Some(Operations { products, all_reduces_us }),
         stages,
     })
 }

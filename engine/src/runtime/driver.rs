@@ -206,6 +206,29 @@ impl RuntimeExecutor {
         Ok(submitted.into_iter().zip(heard).map(probed).collect())
     }
 
+    /// Nanoseconds of each of `times` all-reduces of `values` values among the ranks of a stage, by stage.
+    pub fn all_reduces(&mut self, values: u32, times: u32) -> Result<Vec<Vec<u64>>, Loss> {
+        self.workers.send(&frame(&Order::AllReduce { values, times }))?;
+        let mut found = vec![Vec::new(); self.parallel.pp as usize];
+        while found.iter().any(Vec::is_empty) {
+            let heard = self.workers.hear(TICK);
+            let now = monotonic_ns();
+            match heard {
+                Some((rank, Heard::Report(Report::AllReduced { stage, ns }))) => {
+                    self.health.heard(rank, None, now);
+                    found[stage as usize] = ns;
+                }
+                Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
+                    self.health.heard(rank, Some(cpu_ns), now);
+                }
+                Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
+                None => {}
+            }
+            self.look(now)?;
+        }
+        Ok(found)
+    }
+
     /// The trial starts now.
     pub fn start(&mut self) {
         self.epoch_ns = monotonic_ns();

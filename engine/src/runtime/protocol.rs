@@ -77,6 +77,8 @@ pub(super) enum Order {
     Join(Vec<SocketAddr>),
     /// Run a batch.
     Step(Step),
+    /// Sum so many values among the ranks of each stage, so often, and tell how long it takes.
+    AllReduce { values: u32, times: u32 },
     /// Say goodbye and end.
     Stop,
 }
@@ -124,6 +126,8 @@ pub(super) enum Report {
     Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
     /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
     Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
+    /// What each all-reduce took, from the first rank of each stage.
+    AllReduced { stage: u32, ns: Vec<u64> },
     /// It cannot go on; `of_peer`: because another rank failed it.
     Failed { message: String, of_peer: bool },
     /// Its last words.

@@ -142,6 +142,28 @@ impl Rank {
         Ok(())
     }
 
+    /// Times all-reduces of `values` values among the ranks of this stage; the first one, uncounted, brings them together.
+    pub(super) fn all_reduces(
+        &mut self,
+        values: u32,
+        times: u32,
+        mut say: impl FnMut(Report) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let stage = &mut self.groups.stage;
+        let mut data = vec![0.0; values as usize];
+        stage.all_reduce(&mut data)?;
+        let mut ns = Vec::with_capacity(times as usize);
+        for _ in 0..times {
+            let start_ns = monotonic_ns();
+            stage.all_reduce(&mut data)?;
+            ns.push(monotonic_ns() - start_ns);
+        }
+        if stage.rank() == 0 {
+            say(Report::AllReduced { stage: self.groups.number, ns })?;
+        }
+        Ok(())
+    }
+
     fn update_table(&mut self, part: &Part) {
         let table = self.tables.entry(part.seq).or_default();
         table.truncate(part.blocks_kept as usize);

@@ -23,9 +23,6 @@ pub struct Measured {
     pub dtype: Dtype,
     /// One for each model and way to divide it.
     pub layouts: Vec<Layout>,
-    /// Speed of single operations, for people; a simulation does not read it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operations: Option<Operations>,
 }
 
 /// A model divided one way.
@@ -47,6 +44,9 @@ pub struct Layout {
     pub spread: Curve,
     /// How well the tables give the points back that they were made of.
     pub fit: Fit,
+    /// Times of single operations, for people; a simulation does not read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations: Option<Operations>,
 }
 
 /// What one stage takes.
@@ -81,14 +81,14 @@ pub struct Fit {
     pub error_max: f64,
 }
 
-/// Speed of single operations.
+/// Times of single operations.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operations {
-    /// Matrix products of a rank, alone on the machine.
+    /// Matrix products of one rank, on a machine that does nothing else, with weights from memory.
     pub products: Vec<Product>,
-    /// All-reduces among the ranks of a stage.
-    pub all_reduces: Vec<AllReduce>,
+    /// An all-reduce among the ranks of a stage, by stage: microseconds by values. None of a rank alone.
+    pub all_reduces_us: Vec<Curve>,
 }
 
 /// `y[m, n] = x[m, k] w[n, k]^T`.
@@ -101,16 +101,6 @@ pub struct Product {
     pub n: u32,
     /// Microseconds by m.
     pub rows_us: Curve,
-}
-
-/// All-reduces among all ranks of a stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AllReduce {
-    /// How many.
-    pub ranks: u32,
-    /// Microseconds by values.
-    pub values_us: Curve,
 }
 
 fn is_empty(curve: &Curve) -> bool {

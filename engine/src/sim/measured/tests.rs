@@ -41,13 +41,13 @@ fn layout(stages: Vec<StageTable>) -> Layout {
         stages,
         spread: Curve::default(),
         fit: Fit { points: 1, rounds: 1, error_median: 0.0, error_max: 0.0 },
+        operations: None,
     }
 }
 
 fn platform(layouts: Vec<Layout>) -> Platform {
     let mut platform: Platform = serde_saphyr::from_str(&read("platforms/cpu-2x4.yaml")).unwrap();
-    platform.stage =
-        Some(StageCosts::Measured(Measured { dtype: Dtype::Bfloat16, layouts, operations: None }));
+    platform.stage = Some(StageCosts::Measured(Measured { dtype: Dtype::Bfloat16, layouts }));
     platform
 }
 
