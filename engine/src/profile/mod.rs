@@ -8,6 +8,7 @@ mod design;
 mod fit;
 mod operations;
 mod overhead;
+mod quiet;
 mod samples;
 
 use std::path::Path;

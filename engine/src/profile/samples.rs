@@ -2,6 +2,7 @@
 
 use super::design::{Point, tokens};
 use super::fit::{Observation, digits, rising, stage};
+use super::quiet::{Machine, others};
 use crate::clock::monotonic_ns;
 use crate::runtime::{Loss, Probed, RuntimeExecutor};
 use crate::sched::batch::{Batch, Chunk};
@@ -10,9 +11,11 @@ use crate::sim::measured::{Fit, StageTable};
 use crate::units::{BatchId, Nanos, SeqId};
 
 /// Short batches are repeated within a round until they have taken this long.
-const VISIT_US: f64 = 40_000.0;
+const VISIT_US: f64 = 100_000.0;
 /// But not more often than this.
-const VISIT_MAX: f64 = 8.0;
+const VISIT_MAX: f64 = 50.0;
+/// Times count while others use no more than this share of the machine; those of busier moments only where there are no such.
+const OTHERS_MAX: f64 = 0.05;
 /// Quantiles of the spread that are kept. The rest of the tail is other processes' doing.
 const QUANTILES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995];
 /// Progress is told this often, in seconds.
@@ -24,11 +27,21 @@ const SPREAD_MIN: usize = 4;
 pub(super) struct Samples {
     seen: Vec<Seen>,
     rounds: u32,
+    /// Visits, and those of them in which others used much of the machine.
+    visits: u32,
+    disturbed: u32,
 }
 
 /// Times in microseconds.
 struct Seen {
     point: Point,
+    times: Times,
+    /// Of moments when others used much of the machine.
+    disturbed: Times,
+}
+
+#[derive(Default)]
+struct Times {
     /// By stage, one for each run.
     stages: Vec<Vec<f64>>,
     /// From each stage to the next.
@@ -47,6 +60,8 @@ impl Samples {
         progress: &mut dyn FnMut(u32),
     ) -> Result<Self, Loss> {
         let mut seen: Vec<Seen> = points.into_iter().map(Seen::new).collect();
+        let machine = Machine::new(executor.processes());
+        let mut disturbed = 0;
         let began = monotonic_ns();
         let elapsed = || (monotonic_ns() - began) as f64 / 1e9;
         let (mut rounds, mut told) = (0, -TELL_S);
@@ -60,16 +75,18 @@ impl Samples {
             for step in 0..count {
                 // There and back: a machine that grows slower all the while is then no slower for some points than for others.
                 let index = if rounds % 2 == 0 { step } else { count - 1 - step };
-                seen[index].visit(executor, depth)?;
+                disturbed += u32::from(seen[index].visit(executor, &machine, depth)?);
             }
             rounds += 1;
         }
-        Ok(Self { seen, rounds })
+        let visits = rounds * seen.len() as u32;
+        seen.iter_mut().for_each(Seen::settle);
+        Ok(Self { seen, rounds, visits, disturbed })
     }
 
     /// Tables of all stages.
     pub(super) fn stages(&self) -> Vec<StageTable> {
-        let count = self.seen.first().map_or(0, |seen| seen.stages.len());
+        let count = self.seen.first().map_or(0, |seen| seen.times.stages.len());
         let table = |number: usize| {
             let observations: Vec<_> = (self.seen.iter())
                 .map(|seen| Observation { point: &seen.point, us: seen.stage_us(number) })
@@ -90,7 +107,8 @@ impl Samples {
         }
         let error_max = digits(errors.iter().copied().fold(0.0, f64::max));
         let points = self.seen.len() as u32;
-        Fit { points, rounds: self.rounds, error_median: digits(median(&errors)), error_max }
+        let disturbed = digits(f64::from(self.disturbed) / f64::from(self.visits.max(1)));
+        Fit { points, rounds: self.rounds, disturbed, error_median: digits(median(&errors)), error_max }
     }
 
     /// How much longer stages take here, with all of them busy, than their tables say.
@@ -106,10 +124,13 @@ impl Samples {
 
     /// From each stage to the next, by tokens.
     pub(super) fn sends(&self) -> Vec<Curve> {
-        let count = self.seen.first().map_or(0, |seen| seen.sends.len());
+        let count = self.seen.first().map_or(0, |seen| seen.times.sends.len());
         let curve = |number: usize| {
-            let mut samples: Vec<(u32, f64)> =
-                self.seen.iter().map(|seen| (tokens(&seen.point), median(&seen.sends[number]))).collect();
+            let mut samples: Vec<(u32, f64)> = self
+                .seen
+                .iter()
+                .map(|seen| (tokens(&seen.point), median(&seen.times.sends[number])))
+                .collect();
             samples.sort_by_key(|(tokens, _)| *tokens);
             rising(&samples)
         };
@@ -119,13 +140,14 @@ impl Samples {
     /// To the first stage and back from the last, of a batch of one sequence.
     pub(super) fn round_trip_us(&self) -> f64 {
         let single = self.seen.iter().filter(|seen| seen.point.len() == 1 && seen.point[0].tokens <= 8);
-        median(&single.flat_map(|seen| seen.trips.iter().copied()).collect::<Vec<_>>())
+        median(&single.flat_map(|seen| seen.times.trips.iter().copied()).collect::<Vec<_>>())
     }
 
     /// How times lie about their batch's median, over all batches and stages.
     pub(super) fn spread(&self) -> Curve {
         let mut ratios = Vec::new();
-        for times in self.seen.iter().flat_map(|seen| &seen.stages).filter(|times| times.len() >= SPREAD_MIN)
+        for times in
+            self.seen.iter().flat_map(|seen| &seen.times.stages).filter(|times| times.len() >= SPREAD_MIN)
         {
             let middle = median(times);
             ratios.extend(times.iter().map(|time| time / middle));
@@ -140,23 +162,39 @@ impl Samples {
 
 impl Seen {
     fn new(point: Point) -> Self {
-        Self { point, stages: Vec::new(), sends: Vec::new(), trips: Vec::new() }
+        Self { point, times: Times::default(), disturbed: Times::default() }
     }
 
     fn stage_us(&self, number: usize) -> f64 {
-        median(&self.stages[number])
+        median(&self.times.stages[number])
     }
 
-    fn visit(&mut self, executor: &mut RuntimeExecutor, depth: u32) -> Result<(), Loss> {
-        let known = self.stages.iter().map(|times| median(times)).fold(0.0, f64::max);
+    /// Runs the batch some times; whether others disturbed it.
+    fn visit(&mut self, executor: &mut RuntimeExecutor, machine: &Machine, depth: u32) -> Result<bool, Loss> {
+        let known = [&self.times, &self.disturbed].map(Times::longest_us).into_iter().fold(0.0, f64::max);
         let times = if known > 0.0 { (VISIT_US / known).clamp(1.0, VISIT_MAX) as u32 } else { 1 };
         // While the pipeline fills and empties, not all stages are busy.
         let margin = depth - 1;
+        let before = machine.now();
         let probed = executor.probe(&self.point, 0, times + 2 * margin, depth)?;
-        for run in &probed[margin as usize..(margin + times) as usize] {
-            self.note(run);
+        let share = before.zip(machine.now()).map_or(0.0, |(before, after)| others(before, after));
+        let is_disturbed = share > OTHERS_MAX;
+        let kept = if is_disturbed { &mut self.disturbed } else { &mut self.times };
+        probed[margin as usize..(margin + times) as usize].iter().for_each(|run| kept.note(run));
+        Ok(is_disturbed)
+    }
+
+    /// Makes do with disturbed times where there are no others.
+    fn settle(&mut self) {
+        if self.times.trips.is_empty() {
+            self.times = std::mem::take(&mut self.disturbed);
         }
-        Ok(())
+    }
+}
+
+impl Times {
+    fn longest_us(&self) -> f64 {
+        self.stages.iter().map(|times| median(times)).fold(0.0, f64::max)
     }
 
     fn note(&mut self, run: &Probed) {

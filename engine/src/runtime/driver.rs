@@ -169,6 +169,11 @@ impl RuntimeExecutor {
         Ok(())
     }
 
+    /// The workers' processes.
+    pub fn processes(&self) -> Vec<u32> {
+        self.workers.processes()
+    }
+
     /// Room for keys and values.
     pub(super) fn kv(&self) -> KvSpec {
         self.kv

@@ -75,6 +75,8 @@ pub struct Fit {
     pub points: u32,
     /// How often each was, at least.
     pub rounds: u32,
+    /// Share of these times at which other processes used much of the machine.
+    pub disturbed: f64,
     /// Median of |predicted / measured - 1| over points and stages.
     pub error_median: f64,
     /// The largest.

@@ -27,9 +27,10 @@ impl Display for Shown<'_> {
         writeln!(f, "  each batch: messages {trip} ms, driver {fixed} ms and {each} ms a sequence")?;
         write!(
             f,
-            "  {} batches, at least {} times each; the tables give them back to {:.1} % in the median, {:.1} % at worst",
+            "  {} batches in {} rounds, {:.0} % disturbed by others; the tables give them back to {:.1} % in the median, {:.1} % at worst",
             fit.points,
             fit.rounds,
+            fit.disturbed * 100.0,
             fit.error_median * 100.0,
             fit.error_max * 100.0
         )

@@ -40,7 +40,7 @@ fn layout(stages: Vec<StageTable>) -> Layout {
         sends_us: vec![Curve(vec![[1.0, 10.0], [101.0, 110.0]]); stages.len() - 1],
         stages,
         spread: Curve::default(),
-        fit: Fit { points: 1, rounds: 1, error_median: 0.0, error_max: 0.0 },
+        fit: Fit { points: 1, rounds: 1, disturbed: 0.0, error_median: 0.0, error_max: 0.0 },
         operations: None,
     }
 }
