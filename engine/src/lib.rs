@@ -7,6 +7,7 @@ pub mod engine;
 pub mod executor;
 pub mod manifest;
 pub mod model;
+pub mod profile;
 pub mod record;
 pub mod runtime;
 pub mod sched;

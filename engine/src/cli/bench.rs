@@ -23,7 +23,7 @@ use super::plan::{Plan, Shown, TrialArgs};
 use super::say;
 
 /// How long workers may take to load their weights.
-const READY_BY: Duration = Duration::from_secs(600);
+pub(super) const READY_BY: Duration = Duration::from_secs(600);
 /// How long a batch may take.
 pub(super) const STEP_BY: Duration = Duration::from_secs(120);
 
@@ -133,7 +133,7 @@ fn serve(
 }
 
 /// A platform's links, at their central costs.
-fn links(preset: &Platform, emulation: Emulation) -> Links {
+pub(super) fn links(preset: &Platform, emulation: Emulation) -> Links {
     let class = |link: &Link| LinkClass {
         span: link.span,
         ring_alpha_us: link.all_reduce.alpha_us.at(Band::Central),

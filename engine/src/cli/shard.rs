@@ -51,7 +51,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum DummyDtype {
+pub(super) enum DummyDtype {
     Bf16,
     F16,
     F32,

@@ -8,10 +8,11 @@ use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::SimExecutor;
 use chariot_engine::sim::coefficient::Band;
 use chariot_engine::sim::cost::CostModel;
+use chariot_engine::sim::platform::StageCosts;
 use chariot_engine::timeline::Timeline;
 use chariot_engine::trial::BandChoice;
 
-use super::files::{Output, write_json};
+use super::files::{Output, mistake, write_json};
 use super::plan::{Plan, Shown, TrialArgs};
 use super::say;
 
@@ -30,6 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let args = &args.trial;
     let plan = Plan::read(args)?;
+    check_costs(&plan, args)?;
     fs_err::create_dir_all(&args.out)?;
     let main = plan.config.band.main();
     let records = args.out.join("records.parquet");
@@ -54,6 +56,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         plan.title(&format!("simulated, {} band", main.name())),
         Shown(&plan, &ending)
     ))
+}
+
+/// A measured platform has costs of the layouts that were measured, with weights of one type.
+fn check_costs(plan: &Plan, args: &TrialArgs) -> anyhow::Result<()> {
+    let Plan { cluster, weights, .. } = plan;
+    let preset = &cluster.preset;
+    preset.covers(&weights.shape, weights.parallel).map_err(|error| mistake(&args.cluster, error))?;
+    match (&preset.stage, &weights.weights) {
+        (Some(StageCosts::Measured(measured)), Some(held)) if held.dtype != measured.dtype => {
+            let (expected, found) = (measured.dtype, held.dtype);
+            let what = format_args!("weights.dtype: expected {expected:?}, as was measured, found {found:?}");
+            Err(mistake(&args.weights, what))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Plan {

@@ -9,6 +9,7 @@ use camino::Utf8Path;
 
 use super::health::{Health, Verdict};
 use super::launch::{Heard, LaunchError, Loss, SharedFile, Workers};
+use super::probe::Probed;
 use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
 use super::warm_up;
@@ -72,7 +73,7 @@ impl Plan {
 pub struct RuntimeExecutor {
     workers: Workers,
     parallel: Parallel,
-    block_size: u32,
+    kv: KvSpec,
     step_by_ns: u64,
     /// CLOCK_MONOTONIC at the start of the trial.
     epoch_ns: u64,
@@ -124,7 +125,7 @@ impl RuntimeExecutor {
             health: Health::new(world, now),
             workers,
             parallel: plan.parallel,
-            block_size: plan.kv.block_size,
+            kv: plan.kv,
             step_by_ns: plan.step_by.as_nanos() as u64,
             epoch_ns: now,
             sequences: Sequences::default(),
@@ -142,6 +143,11 @@ impl RuntimeExecutor {
         self
     }
 
+    /// Keeps stays from now on, and forgets those kept before.
+    pub fn begin_stays(&mut self) {
+        self.stays = Some(Vec::new());
+    }
+
     /// Asks for the logits of every token drawn.
     pub fn keep_logits(mut self) -> Self {
         self.logits = Some(Vec::new());
@@ -150,7 +156,7 @@ impl RuntimeExecutor {
 
     /// Runs the largest batches there will be, so that the first real one finds all memory touched.
     pub fn warm_up(&mut self, batch_tokens: u32, sequences: u32, blocks: u32) -> Result<(), Loss> {
-        let steps = warm_up::steps(batch_tokens, sequences, blocks, self.block_size);
+        let steps = warm_up::steps(batch_tokens, sequences, blocks, self.kv.block_size);
         for step in steps {
             let flight = self.dispatch(step)?;
             self.in_flight.push_back(flight);
@@ -161,6 +167,71 @@ impl RuntimeExecutor {
         }
         self.stays = self.stays.take().map(|_| Vec::new());
         Ok(())
+    }
+
+    /// The workers' processes.
+    pub fn processes(&self) -> Vec<u32> {
+        self.workers.processes()
+    }
+
+    /// Room for keys and values.
+    pub(super) fn kv(&self) -> KvSpec {
+        self.kv
+    }
+
+    /// Runs steps that nobody scheduled, up to `depth` at once; how each went.
+    pub(super) fn run_steps(&mut self, steps: Vec<Step>, depth: u32) -> Result<Vec<Probed>, Loss> {
+        let kept = self.stays.replace(Vec::new());
+        let mut waiting = steps.into_iter();
+        let (mut submitted, mut heard) = (Vec::new(), Vec::new());
+        loop {
+            while self.in_flight.len() < depth as usize
+                && let Some(step) = waiting.next()
+            {
+                let flight = self.dispatch(step)?;
+                submitted.push((flight.batch, Nanos(flight.submitted_ns - self.epoch_ns)));
+                self.in_flight.push_back(flight);
+            }
+            if self.in_flight.is_empty() {
+                break;
+            }
+            while !self.front_is_done() {
+                self.listen(TICK)?;
+            }
+            heard.push(self.now());
+            self.in_flight.pop_front();
+        }
+        // Stages between the first and the last may report later than the last.
+        let expected = submitted.len() * self.parallel.pp as usize;
+        while self.stays.as_ref().map_or(0, Vec::len) < expected {
+            self.listen(TICK)?;
+        }
+        let stays = std::mem::replace(&mut self.stays, kept).unwrap_or_default();
+        let probed = |((batch, submitted), heard)| Probed::new(batch, submitted, heard, &stays);
+        Ok(submitted.into_iter().zip(heard).map(probed).collect())
+    }
+
+    /// Nanoseconds of each of `times` all-reduces of `values` values among the ranks of a stage, by stage.
+    pub fn all_reduces(&mut self, values: u32, times: u32) -> Result<Vec<Vec<u64>>, Loss> {
+        self.workers.send(&frame(&Order::AllReduce { values, times }))?;
+        let mut found = vec![Vec::new(); self.parallel.pp as usize];
+        while found.iter().any(Vec::is_empty) {
+            let heard = self.workers.hear(TICK);
+            let now = monotonic_ns();
+            match heard {
+                Some((rank, Heard::Report(Report::AllReduced { stage, ns }))) => {
+                    self.health.heard(rank, None, now);
+                    found[stage as usize] = ns;
+                }
+                Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
+                    self.health.heard(rank, Some(cpu_ns), now);
+                }
+                Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
+                None => {}
+            }
+            self.look(now)?;
+        }
+        Ok(found)
     }
 
     /// The trial starts now.
@@ -330,7 +401,7 @@ impl Executor for RuntimeExecutor {
         let mut tokens = Vec::new();
         let part = |chunk: &Chunk| -> Part {
             let table = scheduler.block_table(chunk.seq).expect("a scheduled sequence holds blocks");
-            self.sequences.part(chunk, table, self.block_size, &mut tokens)
+            self.sequences.part(chunk, table, self.kv.block_size, &mut tokens)
         };
         let parts = batch.chunks.iter().map(part).collect();
         let released = self.sequences.take_released();

@@ -252,6 +252,11 @@ impl Workers {
         self.children.len()
     }
 
+    /// Their processes, in order of ranks.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
+    }
+
     /// Who is to blame, after the first sign of trouble. Peers of a dead rank complain of it, often before it is found dead: so a
     /// killed process goes before a failed one, and a failed one before a complaint.
     pub(super) fn loss(&mut self, rank: usize, heard: Heard) -> Loss {

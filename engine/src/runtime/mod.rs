@@ -18,6 +18,7 @@ mod driver;
 mod health;
 mod launch;
 mod meeting;
+mod probe;
 mod protocol;
 mod rank;
 mod sequences;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
 pub use launch::{LaunchError, Loss};
+pub use probe::{ProbePart, Probed};
 pub use protocol::Weights;
 pub use sequences::Prompt;
 pub use worker::run as run_worker;

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::comm::Links;
-use crate::model::KvSpec;
 use crate::model::sampler::Sampling;
-use crate::shard::Parallel;
+use crate::model::{KvSpec, ModelConfig};
+use crate::shard::{Dtype, Parallel};
 
 /// Frames are not longer; a length above it is no frame of ours.
 const FRAME_BYTES_MAX: u32 = 1 << 30;
@@ -59,6 +59,15 @@ pub enum Weights {
     Shards(Utf8PathBuf),
     /// A Hugging Face folder, from which each rank takes its part.
     HuggingFace(Utf8PathBuf),
+    /// Made up from a seed, in memory.
+    Dummy {
+        /// The model.
+        config: Box<ModelConfig>,
+        /// Of all values.
+        seed: u64,
+        /// Type of all values.
+        dtype: Dtype,
+    },
 }
 
 /// Driver to worker.
@@ -68,6 +77,8 @@ pub(super) enum Order {
     Join(Vec<SocketAddr>),
     /// Run a batch.
     Step(Step),
+    /// Sum so many values among the ranks of each stage, so often, and tell how long it takes.
+    AllReduce { values: u32, times: u32 },
     /// Say goodbye and end.
     Stop,
 }
@@ -117,6 +128,8 @@ pub(super) enum Report {
     Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
     /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
     Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
+    /// What each all-reduce took, from the first rank of each stage.
+    AllReduced { stage: u32, ns: Vec<u64> },
     /// It cannot go on; `of_peer`: because another rank failed it.
     Failed { message: String, of_peer: bool },
     /// Its last words.

@@ -11,7 +11,7 @@ use crate::backend::cpu::{Cpu, Span};
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
-use crate::model::{HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
+use crate::model::{Dummy, HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
 
 /// A rank with its weights, caches and connections.
 pub(super) struct Rank {
@@ -57,6 +57,11 @@ impl Rank {
                 let config = ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?;
                 let plan = plan(config);
                 let source = HuggingFace::open(folder, &plan)?;
+                (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
+            }
+            Weights::Dummy { config, seed, dtype } => {
+                let plan = plan((**config).clone());
+                let source = Dummy::new(*seed, *dtype, &plan)?;
                 (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
             }
         };
@@ -133,6 +138,28 @@ impl Rank {
                     say(Report::Tokens { batch: step.batch, tokens, logits })?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Times all-reduces of `values` values among the ranks of this stage; the first one, uncounted, brings them together.
+    pub(super) fn all_reduces(
+        &mut self,
+        values: u32,
+        times: u32,
+        mut say: impl FnMut(Report) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let stage = &mut self.groups.stage;
+        let mut data = vec![0.0; values as usize];
+        stage.all_reduce(&mut data)?;
+        let mut ns = Vec::with_capacity(times as usize);
+        for _ in 0..times {
+            let start_ns = monotonic_ns();
+            stage.all_reduce(&mut data)?;
+            ns.push(monotonic_ns() - start_ns);
+        }
+        if stage.rank() == 0 {
+            say(Report::AllReduced { stage: self.groups.number, ns })?;
         }
         Ok(())
     }

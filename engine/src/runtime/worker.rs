@@ -71,6 +71,9 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, mut reader: TcpStream)
     while let Ok(order) = orders.recv() {
         match order {
             Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
+            Order::AllReduce { values, times } => {
+                rank.all_reduces(values, times, |report| say(driver, &report))?;
+            }
             Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }

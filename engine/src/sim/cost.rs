@@ -3,11 +3,13 @@
 
 use crate::sched::batch::Batch;
 use crate::shape::{F16_BYTES, ModelShape};
-use crate::shard::Division;
-use crate::units::Nanos;
+use crate::shard::{Division, Parallel};
+use crate::units::{BatchId, Nanos};
 
 use super::coefficient::Band;
+use super::curve::Curve;
 use super::kernels::{KernelTimes, Work};
+use super::measured::{Layout, Measured, StageTable};
 use super::platform::{Affine, CpuCosts, PerSequence, Platform, StageCosts, Transfer};
 
 /// Seconds in a microsecond and a millisecond: the presets' units.
@@ -19,7 +21,9 @@ const MS: f64 = 1e-3;
 #[derive(Debug, Clone, PartialEq)]
 pub struct CostModel {
     stages: Vec<StageTime>,
-    sends: Vec<Line>,
+    sends: Vec<SendTime>,
+    /// Quantile -> factor of a measured stage's time; empty: always 1.
+    spread: Curve,
     hidden_bytes: f64,
     schedule: Line,
     prepare: Line,
@@ -53,6 +57,16 @@ impl Line {
 enum StageTime {
     Kernels(Box<KernelTimes>),
     Affine { fixed: f64, prefill: f64, decode: f64 },
+    Measured(StageTable),
+}
+
+/// From a stage to the next.
+#[derive(Debug, Clone, PartialEq)]
+enum SendTime {
+    /// By bytes.
+    Line(Line),
+    /// Microseconds by tokens.
+    Measured(Curve),
 }
 
 impl StageTime {
@@ -64,8 +78,9 @@ impl StageTime {
         }
     }
 
-    fn seconds(&mut self, work: &Work) -> f64 {
+    fn seconds(&mut self, batch: &Batch, work: &Work) -> f64 {
         match self {
+            Self::Measured(table) => table.seconds(batch),
             Self::Kernels(times) => times.seconds(work),
             Self::Affine { fixed, prefill, decode } => {
                 *fixed + *prefill * f64::from(work.prefill_tokens) + *decode * f64::from(work.decode_tokens)
@@ -75,28 +90,43 @@ impl StageTime {
 }
 
 impl CostModel {
-    /// Resolves the coefficients for a model on a platform. Rank r runs on device r.
+    /// Resolves the coefficients for a model on a platform that [covers](Platform::covers) it. Rank r runs on device r.
     pub fn new(platform: &Platform, shape: &ModelShape, division: &Division, band: Band) -> Self {
         let parallel = division.parallel;
-        let (stage_costs, cpu) = platform.costs().expect("a simulated cluster was brought up with costs");
+        let stage_costs = platform.costs().expect("a simulated cluster was brought up with costs");
         let stage = |stage: u32| match stage_costs {
             StageCosts::Affine(affine) => StageTime::affine(affine, band),
             StageCosts::Kernels(kernels) => {
                 let group = &platform.link(&parallel.stage_ranks(stage)).all_reduce;
                 StageTime::Kernels(Box::new(KernelTimes::new(kernels, group, shape, division, stage, band)))
             }
+            StageCosts::Measured(measured) => {
+                StageTime::Measured(layout(measured, shape, parallel).stages[stage as usize].clone())
+            }
         };
         // Rank t of a stage sends to rank t of the next; the slowest pair is the one to wait for.
         let send = |next: u32| {
+            if let StageCosts::Measured(measured) = stage_costs {
+                let sends = &layout(measured, shape, parallel).sends_us;
+                return SendTime::Measured(sends[next as usize - 1].clone());
+            }
             let (from, to) = (parallel.stage_ranks(next - 1), parallel.stage_ranks(next));
             let links = from.iter().zip(&to).map(|(&from, &to)| platform.link(&[from, to]));
             let farthest = links.max_by_key(|link| link.span).expect("Division refuses tp=0");
-            Line::transfer(&farthest.send_recv, band)
+            SendTime::Line(Line::transfer(&farthest.send_recv, band))
+        };
+        let (cpu, spread) = match stage_costs {
+            StageCosts::Measured(measured) => {
+                let Layout { cpu, spread, .. } = layout(measured, shape, parallel);
+                (cpu, spread.clone())
+            }
+            _ => (platform.cpu.as_ref().expect("costs() has looked for it"), Curve::default()),
         };
         let CpuCosts { schedule, prepare, sampler, process, driver_round_trip_ms } = cpu;
         Self {
             stages: (0..parallel.pp).map(stage).collect(),
             sends: (1..parallel.pp).map(send).collect(),
+            spread,
             hidden_bytes: f64::from(shape.hidden_size) * F16_BYTES as f64,
             schedule: Line::per_sequence(schedule, band),
             prepare: Line::per_sequence(prepare, band),
@@ -116,8 +146,9 @@ impl CostModel {
         let work = Work::of(batch);
         let sequences = f64::from(work.sequences);
         stages.clear();
-        for stage in &mut self.stages {
-            stages.push(nanos(self.prepare.at(sequences) + stage.seconds(&work)));
+        for (number, stage) in self.stages.iter_mut().enumerate() {
+            let seconds = stage.seconds(batch, &work) * spread(&self.spread, batch.id, number);
+            stages.push(nanos(self.prepare.at(sequences) + seconds));
         }
         if let Some(last) = stages.last_mut() {
             *last += nanos(self.sampler.at(sequences));
@@ -127,13 +158,48 @@ impl CostModel {
             process: nanos(self.process.at(sequences)),
             one_way: nanos(self.one_way),
             hidden_bytes: self.hidden_bytes * f64::from(work.tokens()),
+            tokens: work.tokens(),
         }
     }
 
     /// Moving a batch's hidden states from `stage` to the next; every TP rank sends the whole state to its peer, at once.
     pub fn send(&self, stage: usize, cost: &BatchCost) -> Nanos {
-        nanos(self.sends[stage].at(cost.hidden_bytes))
+        nanos(match &self.sends[stage] {
+            SendTime::Line(line) => line.at(cost.hidden_bytes),
+            SendTime::Measured(curve) => curve.at(f64::from(cost.tokens)) * US,
+        })
     }
+
+    /// Whether stages slow each other down.
+    pub fn is_contended(&self) -> bool {
+        let is_slowed =
+            |stage: &StageTime| matches!(stage, StageTime::Measured(table) if !table.slowdown.0.is_empty());
+        self.stages.len() > 1 && self.stages.iter().any(is_slowed)
+    }
+
+    /// Factor of a batch's time in `stage` while all stages are busy.
+    pub fn slowdown(&self, stage: usize, cost: &BatchCost) -> f64 {
+        match &self.stages[stage] {
+            StageTime::Measured(table) => table.slowdown(cost.tokens),
+            StageTime::Kernels(_) | StageTime::Affine { .. } => 1.0,
+        }
+    }
+}
+
+fn layout<'a>(measured: &'a Measured, shape: &ModelShape, parallel: Parallel) -> &'a Layout {
+    measured.layout(shape, parallel).expect("the platform covers the model's layout")
+}
+
+/// How far a stage's time for a batch is from its median: a quantile that batch and stage alone decide.
+fn spread(quantiles: &Curve, batch: BatchId, stage: usize) -> f64 {
+    if quantiles.0.is_empty() {
+        return 1.0;
+    }
+    // One step of SplitMix64 (Steele, Lea and Flood 2014).
+    let state = (u64::from(batch.0) << 16 | stage as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    quantiles.held_at(((state ^ (state >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// What a batch takes beside its stages.
@@ -146,6 +212,7 @@ pub struct BatchCost {
     /// From the driver to the first stage, and from the last back.
     pub one_way: Nanos,
     hidden_bytes: f64,
+    tokens: u32,
 }
 
 fn nanos(seconds: f64) -> Nanos {

@@ -3,12 +3,16 @@
 //!
 //! Batches pass every stage in the order submitted, so when each leaves each stage is known at submission:
 //! it enters stage s when it has left stage s-1 and been sent, and stage s has let the batch before it go.
-//! That recursion is the whole event queue; no heap is needed, and an event costs O(stages).
+//! That recursion is the whole event queue; no heap is needed, and an event costs O(stages). Where stages slow each other down it
+//! does not hold, and `contention` follows the batches as time passes.
 
 pub mod cluster;
 pub mod coefficient;
+mod contention;
 pub mod cost;
+pub mod curve;
 mod kernels;
+pub mod measured;
 pub mod platform;
 
 use std::collections::VecDeque;
@@ -19,6 +23,7 @@ use crate::sched::Scheduler;
 use crate::sched::batch::Batch;
 use crate::units::{BatchId, Nanos};
 
+use contention::{Contention, Job, Left};
 use cost::CostModel;
 
 /// Simulates the stages of one engine.
@@ -33,6 +38,8 @@ pub struct SimExecutor {
     /// Stage times of the batch being submitted.
     scratch: Vec<Nanos>,
     stays: Option<Vec<StageStay>>,
+    /// The batches under way where stages slow each other down; then `in_flight` has none.
+    contention: Option<Contention>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +55,9 @@ impl SimExecutor {
     /// At time zero, with empty stages.
     pub fn new(costs: CostModel) -> Self {
         let stages = costs.depth() as usize;
+        let contention = costs.is_contended().then(|| Contention::new(stages));
         Self {
+            contention,
             now: Nanos::ZERO,
             costs,
             stage_free: vec![Nanos::ZERO; stages],
@@ -64,16 +73,29 @@ impl SimExecutor {
         self
     }
 
-    /// What `keep_stays` kept, in order of submission.
+    /// What `keep_stays` kept: in order of submission, or of leaving where stages slow each other down.
     pub fn into_stays(self) -> Vec<StageStay> {
         self.stays.unwrap_or_default()
     }
 
     /// A batch enters the first stage as soon as it can: its way through all stages is known from here on.
     fn enter(&mut self, batch: &Batch) {
-        assert!(self.in_flight.len() < self.stage_free.len(), "caller keeps batches in flight <= depth");
+        let under_way = self.contention.as_ref().map_or(self.in_flight.len(), Contention::len);
+        assert!(under_way < self.stage_free.len(), "caller keeps batches in flight <= depth");
         let cost = self.costs.cost(batch, &mut self.scratch);
         self.now += cost.schedule;
+        if let Some(contention) = &mut self.contention {
+            let factor = |(stage, &time)| (time, self.costs.slowdown(stage, &cost));
+            contention.enter(Job {
+                batch: batch.id,
+                arrives: self.now + cost.one_way,
+                work: self.scratch.iter().enumerate().map(factor).collect(),
+                sends: (1..self.scratch.len()).map(|next| self.costs.send(next - 1, &cost)).collect(),
+                back: cost.one_way,
+                process: cost.process,
+            });
+            return;
+        }
         let mut ready = self.now + cost.one_way;
         let mut start = None;
         for (stage, (free, &time)) in self.stage_free.iter_mut().zip(&self.scratch).enumerate() {
@@ -99,6 +121,23 @@ impl SimExecutor {
 
     /// The oldest batch leaves, if it is back by `until`.
     fn leave(&mut self, until: Nanos) -> Event {
+        if let Some(contention) = &mut self.contention {
+            assert!(
+                contention.len() > 0 || until < Nanos::MAX,
+                "caller waits for a batch in flight or for a time"
+            );
+            let keep = |stay| self.stays.iter_mut().for_each(|stays| stays.push(stay));
+            return match contention.leave(until, keep) {
+                Some(Left { batch, start, back, process }) => {
+                    self.now = self.now.max(back) + process;
+                    Event::Completed { batch, start, end: self.now }
+                }
+                None => {
+                    self.now = self.now.max(until);
+                    Event::TimeReached
+                }
+            };
+        }
         let Some(flight) = self.in_flight.pop_front_if(|flight| flight.back <= until) else {
             assert!(until < Nanos::MAX, "caller waits for a batch in flight or for a time");
             self.now = self.now.max(until);

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::coefficient::{Coefficient, Direction};
+use super::measured::Measured;
+use crate::shape::ModelShape;
+use crate::shard::Parallel;
 
 /// Nodes of equal devices, the links between them, and what work costs there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +26,7 @@ pub struct Platform {
     /// What a stage's work costs on a device; what a simulation needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<StageCosts>,
-    /// What each batch costs on the CPU, beside its stages; what a simulation needs.
+    /// What each batch costs on the CPU, beside its stages; what a simulation needs, but for measured stages, which say it themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuCosts>,
     /// How ranks run where the platform is brought up for real; absent: the defaults.
@@ -124,6 +127,8 @@ pub enum StageCosts {
     Kernels(Kernels),
     /// A straight line, whatever the model: for measured stage times, and for checks against closed forms.
     Affine(Affine),
+    /// From tables of what stages took there: `chariot-engine profile` writes them.
+    Measured(Measured),
 }
 
 /// `fixed + prefill tokens * a + decode tokens * b`, for each stage.
@@ -250,6 +255,19 @@ pub enum PlatformError {
         "{0}: expected the costs to simulate with, found none; it can be brought up with `--on cpu` only"
     )]
     NoCosts(&'static str),
+    /// A layout that nobody measured.
+    #[error(
+        "stage.measured: expected {model} at tp{} x pp{}, found {known}; measure it with `chariot-engine profile --model MODEL --parallel {}x{}`",
+        parallel.tp, parallel.pp, parallel.tp, parallel.pp
+    )]
+    NotMeasured {
+        /// Name of the model that was asked for.
+        model: String,
+        /// How it was to be divided.
+        parallel: Parallel,
+        /// What was measured.
+        known: String,
+    },
     /// Devices that no link joins.
     #[error("links: expected the last class to span all {devices} devices, found {found}")]
     Unjoined {
@@ -277,10 +295,24 @@ impl Platform {
         self.links.iter().find(within).expect("validate() checked that the last class spans all devices")
     }
 
-    /// What a simulation needs.
-    pub fn costs(&self) -> Result<(&StageCosts, &CpuCosts), PlatformError> {
+    /// What a simulation needs of stages; what it needs of the CPU is there too.
+    pub fn costs(&self) -> Result<&StageCosts, PlatformError> {
         let stage = self.stage.as_ref().ok_or(PlatformError::NoCosts("stage"))?;
-        Ok((stage, self.cpu.as_ref().ok_or(PlatformError::NoCosts("cpu"))?))
+        match (stage, &self.cpu) {
+            (StageCosts::Kernels(_) | StageCosts::Affine(_), None) => Err(PlatformError::NoCosts("cpu")),
+            _ => Ok(stage),
+        }
+    }
+
+    /// Refuses a model and layout that it has no costs of.
+    pub fn covers(&self, shape: &ModelShape, parallel: Parallel) -> Result<(), PlatformError> {
+        match self.costs()? {
+            StageCosts::Measured(measured) if measured.layout(shape, parallel).is_none() => {
+                let (model, known) = (shape.name.clone(), measured.known());
+                Err(PlatformError::NotMeasured { model, parallel, known })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what no platform can be.
@@ -296,6 +328,12 @@ impl Platform {
         }
         self.validate_links()?;
         self.runtime.as_ref().map_or(Ok(()), Runtime::validate)?;
+        if let Some(StageCosts::Measured(measured)) = &self.stage {
+            let wrong = |(field, expected): (String, _)| {
+                range(&format!("stage.measured.{field}"), expected, "something else")
+            };
+            measured.check().map_err(wrong)?;
+        }
         self.coefficients().into_iter().try_for_each(|(field, coefficient, direction)| {
             coefficient.check(direction).map_err(|expected| range(&field, expected, coefficient))
         })
@@ -328,12 +366,14 @@ impl Platform {
         for (field, coefficient, direction) in self.stage.iter().flat_map(StageCosts::coefficients) {
             all.push((format!("stage.{field}"), coefficient, direction));
         }
-        for (field, cost) in self.cpu.iter().flat_map(CpuCosts::terms) {
-            all.push((format!("cpu.{field}.ms"), cost.ms, Cost));
-            all.push((format!("cpu.{field}.per_sequence_ms"), cost.per_sequence_ms, Cost));
+        let named = |at: String| move |(field, coefficient)| (format!("{at}{field}"), coefficient, Cost);
+        all.extend(self.cpu.iter().flat_map(|cpu| cpu.coefficients().map(named("cpu.".to_owned()))));
+        if let Some(StageCosts::Measured(measured)) = &self.stage {
+            for (index, layout) in measured.layouts.iter().enumerate() {
+                let at = format!("stage.measured.layouts[{index}].cpu.");
+                all.extend(layout.cpu.coefficients().map(named(at)));
+            }
         }
-        let round_trip = self.cpu.iter().map(|cpu| cpu.driver_round_trip_ms);
-        all.extend(round_trip.map(|cost| ("cpu.driver_round_trip_ms".to_owned(), cost, Cost)));
         all
     }
 }
@@ -385,18 +425,23 @@ impl StageCosts {
                 ("affine.prefill_token_us", a.prefill_token_us, Cost),
                 ("affine.decode_token_us", a.decode_token_us, Cost),
             ],
+            // Its tables are checked by themselves.
+            Self::Measured(_) => Vec::new(),
         }
     }
 }
 
 impl CpuCosts {
-    fn terms(&self) -> [(&'static str, &PerSequence); 4] {
-        [
-            ("schedule", &self.schedule),
-            ("prepare", &self.prepare),
-            ("sampler", &self.sampler),
-            ("process", &self.process),
-        ]
+    /// Every cost with its path.
+    fn coefficients(&self) -> impl Iterator<Item = (String, Coefficient)> {
+        let Self { schedule, prepare, sampler, process, driver_round_trip_ms } = self;
+        let terms =
+            [("schedule", schedule), ("prepare", prepare), ("sampler", sampler), ("process", process)];
+        let both = |(field, cost): (&str, &PerSequence)| {
+            [(format!("{field}.ms"), cost.ms), (format!("{field}.per_sequence_ms"), cost.per_sequence_ms)]
+        };
+        let round_trip = ("driver_round_trip_ms".to_owned(), *driver_round_trip_ms);
+        terms.map(both).into_iter().flatten().chain([round_trip])
     }
 }
 

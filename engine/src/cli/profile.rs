@@ -1,0 +1,189 @@
+//! `chariot-engine profile`: measures models on this machine; a platform with those costs becomes a file that the simulator reads.
+
+mod shown;
+mod yaml;
+
+use std::io::Write as _;
+use std::str::FromStr;
+
+use anyhow::Context;
+use camino::{Utf8Path, Utf8PathBuf};
+use chariot_engine::model::{KvSpec, ModelConfig};
+use chariot_engine::profile::{self, Target};
+use chariot_engine::runtime::{self, Weights};
+use chariot_engine::shard::{Division, Parallel};
+use chariot_engine::sim::measured::{Layout, Measured};
+use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
+
+use super::bench::{READY_BY, STEP_BY, links};
+use super::files::{Output, mistake, read, wrong};
+use super::say;
+use super::shard::DummyDtype;
+use shown::Shown;
+
+/// Values of the measured weights: made up from this seed.
+const SEED: u64 = 0;
+
+/// Measure models on this machine, for the simulator to predict trials with
+///
+/// Runs made-up batches on the worker processes, transport and emulated links of the platform's `runtime`, for each model and each way
+/// to divide it, and writes the platform with what they took. `cluster` and `simulate` read that file. Leave the machine alone meanwhile.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  chariot-engine profile --platform pipelines/platforms/cpu-2x4.yaml --model pipelines/models/falcon-60m.yaml --parallel 1x1,2x1,1x2 --out here.yaml\n  \
+                  chariot-engine cluster --platform here.yaml --out cluster.json"
+)]
+pub(super) struct Args {
+    /// Platform preset with a `runtime`, YAML
+    #[arg(long, value_name = "FILE")]
+    platform: Utf8PathBuf,
+    /// A model preset, or a Hugging Face config.json; may be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    model: Vec<Utf8PathBuf>,
+    /// Tensor-parallel ranks x pipeline stages, of each layout
+    #[arg(long, value_name = "TPxPP", value_delimiter = ',', default_value = "1x1")]
+    parallel: Vec<Split>,
+    /// Type of the weights, whose values are made up
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: DummyDtype,
+    /// The largest batch to measure, in tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_tokens: u32,
+    /// How long to measure, all layouts together, starting ranks aside; each batch is measured at least once
+    #[arg(long, value_name = "N", default_value_t = 60.0)]
+    seconds: f64,
+    /// Where to write the platform with its costs
+    #[arg(long, value_name = "FILE")]
+    out: Utf8PathBuf,
+}
+
+/// A layout as the command line says it.
+#[derive(Debug, Clone, Copy)]
+struct Split(Parallel);
+
+impl FromStr for Split {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number > 0);
+        let split = text.split_once('x').and_then(|(tp, pp)| Some((number(tp)?, number(pp)?)));
+        let (tp, pp) = split.ok_or_else(|| format!("expected TPxPP such as 4x2, found `{text}`"))?;
+        Ok(Self(Parallel { tp, pp }))
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let (mut platform, runtime) = platform(args)?;
+    let targets = targets(args, &platform)?;
+    let directory =
+        args.out.parent().filter(|parent| !parent.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    if !directory.is_dir() {
+        return Err(wrong(format_args!("--out: expected a directory at {directory}, found none")));
+    }
+    let seconds = args.seconds / targets.len() as f64;
+    let mut layouts = Vec::new();
+    for (config, parallel) in targets {
+        let layout = measure(args, &platform, runtime, &config, parallel, seconds)?;
+        say(format_args!("{}", Shown(&layout)))?;
+        layouts.push(layout);
+    }
+    platform.stage = Some(StageCosts::Measured(Measured { dtype: args.dtype.into(), layouts }));
+    platform.cpu = None;
+    platform.validate().context("a measured platform is valid")?;
+    let mut output = Output::create(&args.out)?;
+    output.write_all(header(args).as_bytes())?;
+    output.write_all(yaml::platform(&platform)?.as_bytes())?;
+    output.publish()
+}
+
+fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
+    let blame = |what: &dyn std::fmt::Display| mistake(&args.platform, what);
+    let platform: Platform = serde_saphyr::from_str(&read(&args.platform)?).map_err(|error| blame(&error))?;
+    platform.validate().map_err(|error| blame(&error))?;
+    let runtime = platform.runtime;
+    let runtime =
+        runtime.ok_or_else(|| blame(&"runtime: expected how ranks run on this machine, found none"))?;
+    Ok((platform, runtime))
+}
+
+/// Every model in every layout, checked before anything runs.
+fn targets(args: &Args, platform: &Platform) -> anyhow::Result<Vec<(ModelConfig, Parallel)>> {
+    if !(args.seconds.is_finite() && args.seconds > 0.0) {
+        return Err(wrong(format_args!("--seconds: expected a time above 0, found {}", args.seconds)));
+    }
+    if !(1..=8192).contains(&args.max_tokens) {
+        let found = args.max_tokens;
+        return Err(wrong(format_args!("--max-tokens: expected a count from 1 to 8192, found {found}")));
+    }
+    let mut targets = Vec::new();
+    for path in &args.model {
+        let stem = path.file_stem().unwrap_or("model");
+        let name =
+            if stem == "config" { path.parent().and_then(Utf8Path::file_name).unwrap_or(stem) } else { stem };
+        let config = ModelConfig::parse(&read(path)?, name).map_err(|error| mistake(path, error))?;
+        for Split(parallel) in &args.parallel {
+            Division::new(&config.shape, *parallel).map_err(|error| mistake(path, error))?;
+            if parallel.ranks() > platform.devices() {
+                return Err(wrong(format_args!(
+                    "--parallel: expected at most the {} devices of {}, found {} x {}",
+                    platform.devices(),
+                    platform.name,
+                    parallel.tp,
+                    parallel.pp
+                )));
+            }
+            targets.push((config.clone(), *parallel));
+        }
+    }
+    Ok(targets)
+}
+
+fn measure(
+    args: &Args,
+    platform: &Platform,
+    runtime: Runtime,
+    config: &ModelConfig,
+    parallel: Parallel,
+    seconds: f64,
+) -> anyhow::Result<Layout> {
+    let dtype = args.dtype.into();
+    let plan = runtime::Plan {
+        parallel,
+        threads: runtime.threads as usize,
+        weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },
+        kv: KvSpec { blocks: 1, block_size: 1 },
+        max_model_len: 1,
+        shared_memory: runtime.transport == Transport::SharedMemory,
+        links: runtime.emulate.map(|emulation| links(platform, emulation)),
+        ready_by: READY_BY,
+        step_by: STEP_BY,
+    };
+    let program = std::env::current_exe().context("find this executable")?;
+    let target =
+        Target { program: &program, plan, shape: &config.shape, dtype, tokens_max: args.max_tokens, seconds };
+    let Parallel { tp, pp } = parallel;
+    let mut progress = |what: &str| {
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{} at tp{tp} x pp{pp}: {what}", config.shape.name);
+    };
+    Ok(profile::layout(target, &mut progress)?)
+}
+
+/// Where these costs come from.
+fn header(args: &Args) -> String {
+    let cpuinfo = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(": ")).map_or("an unknown processor", |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let models: Vec<String> = args.model.iter().map(|model| format!("--model {model}")).collect();
+    let splits: Vec<String> =
+        args.parallel.iter().map(|Split(parallel)| format!("{}x{}", parallel.tp, parallel.pp)).collect();
+    let Args { platform, dtype, max_tokens, seconds, .. } = args;
+    let dtype = format!("{dtype:?}").to_lowercase();
+    format!(
+        "# Costs measured on {cores} cores of {name}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --max-tokens {max_tokens} \
+         --seconds {seconds}\n# What is simulated with them is simulated. Tables: docs/calibration.md.\n",
+        models.join(" "),
+        splits.join(",")
+    )
+}

@@ -1,0 +1,86 @@
+//! A measured layout as a table for people.
+
+use std::fmt::{Display, Formatter, Result};
+
+use chariot_engine::sim::curve::Curve;
+use chariot_engine::sim::measured::{Layout, Operations, StageTable};
+
+/// Rows of each table.
+const ROWS: [u32; 4] = [1, 8, 64, 512];
+
+/// What was measured, in several lines without the last line's end.
+pub(super) struct Shown<'a>(pub(super) &'a Layout);
+
+impl Display for Shown<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Layout { model, parallel, cpu, stages, fit, operations, .. } = self.0;
+        let (tp, pp) = (parallel.tp, parallel.pp);
+        writeln!(f, "{} at tp{tp} x pp{pp} (measured)", model.name)?;
+        writeln!(f, "  {:<28}{:>11}{:>11}{:>11}{:>11}", "tokens", ROWS[0], ROWS[1], ROWS[2], ROWS[3])?;
+        for (number, stage) in stages.iter().enumerate() {
+            stage_rows(f, number, stage)?;
+        }
+        if let Some(operations) = operations {
+            operation_rows(f, operations)?;
+        }
+        let (trip, fixed, each) = (cpu.driver_round_trip_ms, cpu.schedule.ms, cpu.schedule.per_sequence_ms);
+        writeln!(f, "  each batch: messages {trip} ms, driver {fixed} ms and {each} ms a sequence")?;
+        write!(
+            f,
+            "  {} batches in {} rounds, {:.0} % disturbed by others; the tables give them back to {:.1} % in the median, {:.1} % at worst",
+            fit.points,
+            fit.rounds,
+            fit.disturbed * 100.0,
+            fit.error_median * 100.0,
+            fit.error_max * 100.0
+        )
+    }
+}
+
+fn stage_rows(f: &mut Formatter<'_>, number: usize, stage: &StageTable) -> Result {
+    let name = |what: &str| format!("stage {number}, {what}");
+    row(f, &name("rows, ms"), |rows| Some(stage.rows_us.at(rows) / 1e3))?;
+    row(f, &name("pair of a chunk, ns"), |rows| Some(stage.pair_us.held_at(rows) * 1e3))?;
+    if !stage.sampled_us.0.is_empty() {
+        row(f, &name("drawing, ms"), |rows| Some(stage.sampled_us.at(rows) / 1e3))?;
+    }
+    if !stage.slowdown.0.is_empty() {
+        row(f, &name("factor, all busy"), |rows| Some(stage.slowdown.held_at(rows)))?;
+    }
+    Ok(())
+}
+
+fn operation_rows(f: &mut Formatter<'_>, operations: &Operations) -> Result {
+    for product in &operations.products {
+        let (k, n) = (f64::from(product.k), f64::from(product.n));
+        row(f, &format!("{k} x {n}, GFLOP/s"), |rows| {
+            known(&product.rows_us, rows).map(|us| 2.0 * rows * k * n / us / 1e3)
+        })?;
+    }
+    for (stage, curve) in operations.all_reduces_us.iter().enumerate() {
+        let ([Some(first), Some(last)], true) = ([curve.0.first(), curve.0.last()], curve.0.len() > 1) else {
+            continue;
+        };
+        // Microseconds a value of four bytes.
+        let slope = (last[1] - first[1]) / (last[0] - first[0]);
+        let rate = if slope > 0.0 { format!("{:.2} GB/s", 4.0 / slope / 1e3) } else { "no rate".to_owned() };
+        writeln!(f, "  stage {stage}, all-reduce: {} us for {} values, {rate}", first[1], first[0])?;
+    }
+    Ok(())
+}
+
+fn row(f: &mut Formatter<'_>, name: &str, value: impl Fn(f64) -> Option<f64>) -> Result {
+    write!(f, "  {name:<28}")?;
+    for rows in ROWS {
+        match value(f64::from(rows)) {
+            Some(value) => write!(f, "{value:>11.2}")?,
+            None => write!(f, "{:>11}", "-")?,
+        }
+    }
+    writeln!(f)
+}
+
+/// The value of a point, where there is one.
+fn known(curve: &Curve, x: f64) -> Option<f64> {
+    curve.0.iter().find(|point| point[0] == x).map(|point| point[1]).filter(|us| *us > 0.0)
+}

@@ -1,0 +1,112 @@
+//! Which batches are measured. Pure.
+
+use crate::runtime::ProbePart;
+
+/// Numbers of tokens at which the cost of a batch's rows is told.
+pub(super) const ROWS: [u32; 17] = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
+/// Tokens of a chunk at which the cost of its query-key pairs is told.
+pub(super) const CHUNKS: [u32; 4] = [1, 16, 64, 256];
+/// Tokens drawn at which their cost is told.
+pub(super) const DRAWN: [u32; 4] = [1, 8, 32, 64];
+
+/// Decodes: how many, and at which context.
+const DECODES: [(u32, u32); 15] = [
+    (1, 16),
+    (1, 512),
+    (1, 1536),
+    (2, 128),
+    (4, 256),
+    (8, 16),
+    (8, 128),
+    (8, 384),
+    (16, 64),
+    (16, 224),
+    (32, 16),
+    (32, 64),
+    (32, 112),
+    (64, 16),
+    (64, 48),
+];
+/// Decodes after which nothing is drawn, at the least context: what the others take more is the drawing.
+const UNDRAWN: [u32; 4] = [1, 8, 32, 64];
+/// Chunks of a prompt that goes on: tokens and context.
+const CONTINUED: [(u32, u32); 7] =
+    [(16, 512), (16, 1536), (64, 256), (64, 1024), (128, 512), (256, 256), (256, 1024)];
+/// A chunk and decodes together: its tokens and context, how many decodes at which context.
+const HYBRID: [[u32; 4]; 4] = [[48, 64, 16, 128], [120, 0, 8, 256], [60, 128, 4, 256], [224, 256, 32, 64]];
+/// Batches that are also measured while all stages are busy: decodes, and prompts of so many tokens.
+const BUSY_DECODES: [(u32, u32); 4] = [(1, 128), (4, 128), (12, 128), (32, 96)];
+const BUSY_PROMPTS: [u32; 4] = [64, 128, 256, 512];
+
+/// A batch to measure.
+pub(super) type Point = Vec<ProbePart>;
+
+/// All tokens of a batch.
+pub(super) fn tokens(point: &Point) -> u32 {
+    point.iter().map(|part| part.tokens).sum()
+}
+
+/// Batches that tell all costs, of at most `tokens_max` tokens.
+pub(super) fn points(tokens_max: u32) -> Vec<Point> {
+    let prompts = ROWS.iter().map(|rows| vec![chunk(0, *rows)]);
+    let undrawn = UNDRAWN.iter().map(|n| decodes(*n, 16, false));
+    let drawn = DECODES.iter().map(|(n, context)| decodes(*n, *context, true));
+    let continued = CONTINUED.iter().map(|(tokens, context)| vec![chunk(*context, *tokens)]);
+    let hybrid = HYBRID.iter().map(|[tokens, context, n, decoded]| {
+        [decodes(*n, *decoded, true), vec![chunk(*context, *tokens)]].concat()
+    });
+    let all = prompts.chain(undrawn).chain(drawn).chain(continued).chain(hybrid);
+    all.filter(|point| tokens(point) <= tokens_max.max(1)).collect()
+}
+
+/// Batches that tell how stages slow each other down, from few tokens to many.
+pub(super) fn busy_points(tokens_max: u32) -> Vec<Point> {
+    let drawn = BUSY_DECODES.iter().map(|(n, context)| decodes(*n, *context, true));
+    let all = drawn.chain(BUSY_PROMPTS.iter().map(|rows| vec![chunk(0, *rows)]));
+    all.filter(|point| tokens(point) <= tokens_max.max(1)).collect()
+}
+
+/// Tokens of the longest sequence among all points.
+pub(super) fn longest() -> u32 {
+    let decoded = DECODES.iter().map(|(_, context)| context + 1);
+    let continued = CONTINUED.iter().map(|(tokens, context)| context + tokens);
+    decoded.chain(continued).chain(ROWS).max().unwrap_or(1)
+}
+
+/// Batches that write to every block of a cache: decodes of a token each, at several places of a block.
+pub(super) fn touching(blocks: u32, block_size: u32) -> Vec<Point> {
+    (0..block_size).step_by(4).map(|place| decodes(blocks, place, false)).collect()
+}
+
+pub(super) fn chunk(context: u32, tokens: u32) -> ProbePart {
+    ProbePart { context, tokens, samples: false }
+}
+
+pub(super) fn decodes(n: u32, context: u32, samples: bool) -> Point {
+    vec![ProbePart { context, tokens: 1, samples }; n as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_keep_to_the_limit_and_cover_the_tables() {
+        for tokens_max in [1, 64, 512] {
+            let points = points(tokens_max);
+            assert!(points.iter().all(|point| tokens(point) <= tokens_max));
+            for rows in ROWS.iter().filter(|rows| **rows <= tokens_max) {
+                assert!(points.contains(&vec![chunk(0, *rows)]), "{rows}");
+            }
+        }
+        assert!(points(4096).iter().flatten().all(|part| part.context + part.tokens <= longest()));
+    }
+
+    #[test]
+    fn touching_reaches_every_block() {
+        let parts: Vec<usize> = touching(8, 16).iter().map(Vec::len).collect();
+        assert_eq!(parts, [8; 4]);
+        let places: Vec<u32> = touching(8, 16).iter().map(|point| point[0].context).collect();
+        assert_eq!(places, [0, 4, 8, 12]);
+    }
+}

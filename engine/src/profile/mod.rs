@@ -1,0 +1,127 @@
+//! Measures a layout of a model on this machine, through the same worker processes that trials run on, and makes the simulator's
+//! tables of it. Knows no platform file and no command line.
+//!
+//! Whole stages are measured, not single operations: ranks share cores, caches and memory bandwidth, wait for each other and for
+//! emulated links, and the sum of operations measured alone knows nothing of that.
+
+mod design;
+mod fit;
+mod operations;
+mod overhead;
+mod quiet;
+mod samples;
+
+use std::path::Path;
+
+use thiserror::Error;
+
+use crate::clock::monotonic_ns;
+use crate::model::KvSpec;
+use crate::runtime::{LaunchError, Loss, Plan, RuntimeExecutor};
+use crate::shape::ModelShape;
+use crate::shard::{Dtype, ShardError};
+use crate::sim::measured::{Layout, Operations};
+use samples::Samples;
+
+/// Blocks of the KV cache that probes use; some thousand tokens are more than the caches of a core hold.
+const BLOCKS: u32 = 256;
+/// Tokens of a block.
+const BLOCK_SIZE: u32 = 16;
+/// Sequences of the largest decode batch.
+const SEQUENCES: u32 = 64;
+/// Share of the time for batches alone where there are several stages; the rest is for all stages busy.
+const ALONE: f64 = 0.6;
+
+/// Why a layout could not be measured.
+#[derive(Debug, Error)]
+pub enum ProfileError {
+    /// Workers could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A worker was lost.
+    #[error(transparent)]
+    Lost(#[from] Loss),
+    /// The model does not divide so.
+    #[error(transparent)]
+    Division(#[from] ShardError),
+    /// Compute threads could not be started.
+    #[error("start compute threads: {0}")]
+    Threads(#[from] std::io::Error),
+    /// The batches of a trial could not be recorded.
+    #[error("measure the driver: {0}")]
+    Driver(String),
+}
+
+/// What to measure.
+pub struct Target<'a> {
+    /// An executable with the `worker` command.
+    pub program: &'a Path,
+    /// Ranks, weights, threads and links; its `kv` and `max_model_len` are set here.
+    pub plan: Plan,
+    /// The model.
+    pub shape: &'a ModelShape,
+    /// Type of the weights.
+    pub dtype: Dtype,
+    /// The largest batch, in tokens; beyond it the tables go on in a straight line.
+    pub tokens_max: u32,
+    /// For this long, beside starting the workers, and at least one round of all batches.
+    pub seconds: f64,
+}
+
+/// Measures one layout. `progress` is told what is going on.
+pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layout, ProfileError> {
+    let Target { program, mut plan, shape, dtype, tokens_max, seconds } = target;
+    let parallel = plan.parallel;
+    plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
+    plan.max_model_len = design::longest();
+    progress("starting the ranks");
+    let mut executor = RuntimeExecutor::launch(program, &plan)?;
+    executor.warm_up(tokens_max, SEQUENCES.min(tokens_max), BLOCKS)?;
+    for point in design::touching(BLOCKS, BLOCK_SIZE) {
+        executor.probe(&point, 0, 1, 1)?;
+    }
+    executor.start();
+    let began = monotonic_ns();
+    let elapsed = || (monotonic_ns() - began) as f64 / 1e9;
+    let share = if parallel.pp > 1 { ALONE } else { 1.0 };
+    let alone =
+        Samples::gather(&mut executor, design::points(tokens_max), 1, seconds * share, &mut |round| {
+            progress(&format!("round {round}, {:.0} of {seconds:.0} s", elapsed()));
+        })?;
+    let busy = match parallel.pp {
+        1 => None,
+        depth => {
+            let left = (seconds - elapsed()).max(0.0);
+            Some(Samples::gather(
+                &mut executor,
+                design::busy_points(tokens_max),
+                depth,
+                left,
+                &mut |round| {
+                    progress(&format!("all stages busy, round {round}, {:.0} of {seconds:.0} s", elapsed()));
+                },
+            )?)
+        }
+    };
+    progress("the driver");
+    let cpu = overhead::cpu_costs(&mut executor, parallel.pp, alone.round_trip_us())?;
+    progress("single operations");
+    let all_reduces_us = operations::all_reduces(&mut executor, shape, parallel, tokens_max)?;
+    executor.finish()?;
+    let products = operations::products(&plan, shape, dtype, tokens_max)?;
+    let mut stages = alone.stages();
+    let fit = alone.fit(&stages);
+    if let Some(busy) = &busy {
+        busy.slow_down(&mut stages);
+    }
+    Ok(Layout {
+        model: shape.clone(),
+        parallel,
+        cpu,
+        sends_us: alone.sends(),
+        spread: alone.spread(),
+        fit,
+        operations: Some(Operations { products, all_reduces_us }),
+        stages,
+    })
+}

@@ -1,0 +1,105 @@
+//! Batches made up to be timed: any chunks at any context, without a scheduler. Knows nothing of what the times are for.
+
+use super::driver::RuntimeExecutor;
+use super::launch::Loss;
+use super::protocol::{Part, Step};
+use crate::executor::StageStay;
+use crate::model::KvSpec;
+use crate::model::sampler::Sampling;
+use crate::units::Nanos;
+
+/// Sequences of probes have numbers from here on, which no request has.
+const FIRST_SEQ: u32 = u32::MAX - (1 << 20);
+/// Their batches too.
+const FIRST_BATCH: u32 = u32::MAX - (1 << 22);
+/// Every vocabulary has these tokens.
+const TOKEN_IDS: u32 = 32;
+
+/// One sequence's part of a made-up batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbePart {
+    /// Tokens in the KV cache before it.
+    pub context: u32,
+    /// Its tokens.
+    pub tokens: u32,
+    /// A token is drawn after it.
+    pub samples: bool,
+}
+
+/// How a made-up batch went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probed {
+    /// From the driver to the beginning of the first stage.
+    pub out: Nanos,
+    /// When it began and ended in each stage.
+    pub stages: Vec<(Nanos, Nanos)>,
+    /// From the end of the last stage to the driver's knowing of it.
+    pub back: Nanos,
+}
+
+impl Probed {
+    /// From what stages told of all batches.
+    pub(super) fn new(batch: u32, submitted: Nanos, heard: Nanos, stays: &[StageStay]) -> Self {
+        let mut own: Vec<&StageStay> = stays.iter().filter(|stay| stay.batch.0 == batch).collect();
+        own.sort_by_key(|stay| stay.stage);
+        let stages: Vec<_> = own.iter().map(|stay| (stay.start, stay.end)).collect();
+        let (began, ended) = (stages[0].0, stages[stages.len() - 1].1);
+        Self { out: began.saturating_sub(submitted), stages, back: heard.saturating_sub(ended) }
+    }
+}
+
+impl RuntimeExecutor {
+    /// Runs the same made-up batch `times` times, with up to `depth` of them under way at once. Its sequences have their blocks
+    /// one after the other in the cache, from `first_block` on and round again.
+    pub fn probe(
+        &mut self,
+        parts: &[ProbePart],
+        first_block: u32,
+        times: u32,
+        depth: u32,
+    ) -> Result<Vec<Probed>, Loss> {
+        let kv = self.kv();
+        let steps = (0..times).map(|number| step(number, parts, first_block, kv)).collect();
+        self.run_steps(steps, depth)
+    }
+}
+
+fn step(number: u32, parts: &[ProbePart], first_block: u32, kv: KvSpec) -> Step {
+    let mut block = first_block;
+    let mut part = |(index, probe): (usize, &ProbePart)| {
+        let needed = (probe.context + probe.tokens).div_ceil(kv.block_size);
+        let blocks_new = (block..block + needed).map(|block| block % kv.blocks).collect();
+        block += needed;
+        Part {
+            seq: FIRST_SEQ + index as u32,
+            context: probe.context,
+            tokens: probe.tokens,
+            blocks_kept: 0,
+            blocks_new,
+            sample: probe.samples.then_some((Sampling::greedy(), 0)),
+        }
+    };
+    let tokens: u32 = parts.iter().map(|part| part.tokens).sum();
+    Step {
+        batch: FIRST_BATCH + number,
+        parts: parts.iter().enumerate().map(&mut part).collect(),
+        tokens: (0..tokens).map(|token| token % TOKEN_IDS).collect(),
+        released: Vec::new(),
+        logits: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_lie_one_after_the_other_and_round_again() {
+        let part = |context, tokens| ProbePart { context, tokens, samples: true };
+        let step =
+            step(3, &[part(0, 17), part(31, 1), part(32, 16)], 2, KvSpec { blocks: 8, block_size: 16 });
+        let blocks: Vec<_> = step.parts.iter().map(|part| part.blocks_new.clone()).collect();
+        assert_eq!(blocks, [vec![2, 3], vec![4, 5], vec![6, 7, 0]]);
+        assert_eq!((step.batch, step.tokens.len()), (FIRST_BATCH + 3, 34));
+    }
+}
