@@ -82,6 +82,7 @@ fn step(number: u32, parts: &[ProbePart], first_block: u32, kv: KvSpec) -> Step 
     let tokens: u32 = parts.iter().map(|part| part.tokens).sum();
     Step {
         batch: FIRST_BATCH + number,
+        sent_ns: 0,
         parts: parts.iter().enumerate().map(&mut part).collect(),
         tokens: (0..tokens).map(|token| token % TOKEN_IDS).collect(),
         released: Vec::new(),

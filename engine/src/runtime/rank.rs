@@ -8,6 +8,7 @@ use camino::Utf8Path;
 use super::meeting::Groups;
 use super::protocol::{Farewell, Part, Report, Setup, Step, Weights};
 use crate::backend::cpu::{Cpu, Span};
+use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
@@ -149,14 +150,16 @@ impl Rank {
         times: u32,
         mut say: impl FnMut(Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
-        let stage = &mut self.groups.stage;
+        let Self { groups, mesh, .. } = self;
+        let stage = &mut groups.stage;
         let mut data = vec![0.0; values as usize];
+        mesh.begin_step(monotonic_ns());
         stage.all_reduce(&mut data)?;
         let mut ns = Vec::with_capacity(times as usize);
         for _ in 0..times {
-            let start_ns = monotonic_ns();
+            let start_ns = mesh.now_ns();
             stage.all_reduce(&mut data)?;
-            ns.push(monotonic_ns() - start_ns);
+            ns.push(mesh.now_ns() - start_ns);
         }
         if stage.rank() == 0 {
             say(Report::AllReduced { stage: self.groups.number, ns })?;
