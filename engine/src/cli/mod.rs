@@ -1,6 +1,7 @@
 //! Command line of `chariot-engine`. Reads and writes the files of docs/formats.md; decides nothing about trials.
 
 mod bench;
+mod bench_model;
 mod cluster;
 mod files;
 mod generate;
@@ -36,6 +37,7 @@ enum Command {
     Shard(shard::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
+    BenchModel(bench_model::Args),
     Generate(generate::Args),
     #[command(hide = true)]
     Worker(worker::Args),
@@ -48,6 +50,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Shard(args) => shard::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Bench(args) => bench::run(args)?,
+        Command::BenchModel(args) => bench_model::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Worker(args) => return worker::run(args),
     }
