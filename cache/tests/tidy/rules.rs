@@ -52,7 +52,8 @@ const PURE: &[&str] = &[
     "eprintln",
 ];
 
-const UNSAFE_ALLOWED: [&str; 6] = [
+const UNSAFE_ALLOWED: [&str; 7] = [
+    "engine/src/backend/cpu/attention.rs",
     "engine/src/backend/cpu/gemm.rs",
     "engine/src/backend/cpu/lanes.rs",
     "engine/src/backend/cpu/pool.rs",

@@ -1,6 +1,7 @@
 //! Command line of `chariot-engine`. Reads and writes the files of docs/formats.md; decides nothing about trials.
 
 mod bench;
+mod bench_model;
 mod cluster;
 mod files;
 mod generate;
@@ -37,6 +38,7 @@ enum Command {
     Shard(shard::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
+    BenchModel(bench_model::Args),
     Generate(generate::Args),
     Profile(profile::Args),
     #[command(hide = true)]
@@ -50,6 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Shard(args) => shard::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Bench(args) => bench::run(args)?,
+        Command::BenchModel(args) => bench_model::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Profile(args) => profile::run(args)?,
         Command::Worker(args) => return worker::run(args),

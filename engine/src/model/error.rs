@@ -15,6 +15,14 @@ pub enum ModelError {
     /// The model does not divide.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// The backend's attention has no room for such heads.
+    #[error("expected heads of at most {most} values, found {found}")]
+    HeadDim {
+        /// What there is room for.
+        most: usize,
+        /// The model's.
+        found: u32,
+    },
     /// The operating system refused; its message names the file.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -96,16 +96,16 @@ impl Stage {
         let layers: Vec<Layer> = range.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
         let kv_dtype = layers[0].qkv.dtype();
         let (blocks, block_size) = (kv.blocks as usize, kv.block_size as usize);
-        let kv_values = 2 * layers.len() * blocks * block_size * attention.kv_heads * attention.head_dim;
+        let kv = KvCache::new(&attention, layers.len(), blocks, block_size, kv_dtype);
         let is_last = plan.stage + 1 == plan.parallel.pp;
         Ok(Self {
             rotary: RotaryTable::new(plan.config.rope_theta, attention.head_dim, plan.max_positions as usize),
             embedding: (plan.stage == 0).then(|| loader.embedding(rank)).transpose()?,
             head: is_last.then(|| loader.head()).transpose()?,
-            kv: KvCache::new(&attention, layers.len(), blocks, block_size, kv_dtype),
+            kv_bytes: kv.bytes(),
+            kv,
             scratch: Scratch::default(),
             weight_bytes: loader.read_bytes.get(),
-            kv_bytes: (kv_values * kv_dtype.bytes()) as u64,
             layers,
             config: plan.config.clone(),
             tp: plan.parallel.tp as usize,
@@ -133,6 +133,10 @@ fn check(plan: &StagePlan) -> Result<Division, ModelError> {
         if found >= count {
             return Err(ModelError::OutOfRange { what, count, found });
         }
+    }
+    let found = plan.config.shape.head_dim;
+    if found as usize > cpu::HEAD_DIM_MAX {
+        return Err(ModelError::HeadDim { most: cpu::HEAD_DIM_MAX, found });
     }
     match plan.config.attention_window {
         Some(window) if plan.max_positions > window => {

@@ -1,127 +1,192 @@
-//! `y = x w^T` over packed panels: every output is one chain of fused multiply-adds in the order of the inputs.
+//! `y = x w^T` over packed panels: every output is one chain of sums in the order of the inputs.
 //!
-//! So a result depends neither on the rows beside it, nor on the threads, nor on the instruction set. Knows no dtype but
-//! through [`Stored`].
-#![expect(unsafe_code, reason = "kernels of a detected instruction set; threads write disjoint columns")]
+//! So a result depends neither on the rows beside it nor on the threads. Knows no dtype but through [`Format`].
+#![expect(unsafe_code, reason = "threads write disjoint columns of one output")]
 
-#[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2, Avx512};
-use super::lanes::{Isa, Lanes, Stored};
+use super::format::Format;
+use super::lanes::{Isa, Kernel, Lanes};
 use super::pool::{Parts, Pool};
 
-/// Outputs of one panel: `[columns][32]`, zeros after the weight's last row.
+/// Outputs of one panel: `[lines][32]`, zeros after the weight's last row.
 pub(super) const PANEL: usize = 32;
-/// Inputs of one pass: a panel's pass (64 KiB of f32) stays in the second-level cache, a tile's inputs in the first.
-const PASS: usize = 512;
+/// Lines of one pass: a panel's pass (32 KiB) stays in the nearest caches from tile to tile.
+const PASS: usize = 256;
+/// Rows of one task: a task's inputs stay in the second-level cache from panel to panel.
+const BLOCK: usize = 144;
+/// Rows from which on they are packed by all threads.
+const PACK_TOGETHER: usize = 24;
+
+/// Two vectors of weights.
+pub(super) type Line<F> = [[<F as Format>::Stored; 16]; 2];
 
 /// One call: shapes as in `Cpu::linear`.
-pub(super) struct Product<'a, W> {
-    pub(super) panels: &'a [[[W; 16]; 2]],
+pub(super) struct Product<'a, F: Format> {
+    /// `[panels][lines]`.
+    pub(super) panels: &'a [Line<F>],
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) x: &'a [f32],
     pub(super) y: Parts<'a, f32>,
 }
 
-impl<W: Stored> Product<'_, W> {
-    pub(super) fn run(&self, pool: &Pool, isa: Isa) {
-        let panels = self.rows.div_ceil(PANEL);
-        pool.run(panels, &|panel| match isa {
-            Isa::Portable => self.panel::<[f32; 16], 2>(panel),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::available` found AVX2, FMA and F16C.
-            Isa::Avx2 => unsafe { avx2(self, panel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::available` found AVX-512F.
-            Isa::Avx512 => unsafe { avx512(self, panel) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => unreachable!("only x86-64 has these"),
+/// The rows of `x` in tiles, each `[lines][rows of the tile]`.
+struct Packed<'a, F: Format> {
+    inputs: &'a [F::Input],
+    lines: usize,
+}
+
+/// Rows of the tile that begins where `left` rows are left: as many as a kernel of the instruction set takes.
+#[inline(always)]
+fn tile_rows(left: usize, most: usize) -> usize {
+    [12, 8, 4, 3, 2, 1].into_iter().find(|&rows| rows <= left && rows <= most).unwrap_or(1)
+}
+
+impl<F: Format> Product<'_, F> {
+    /// `scratch` is room for the packed inputs; it grows as needed.
+    pub(super) fn run(&self, pool: &Pool, isa: Isa, scratch: &mut Vec<f32>) {
+        let (m, lines) = (self.x.len() / self.columns, self.columns.div_ceil(F::INPUTS));
+        let values = m * lines * size_of::<F::Input>() / size_of::<f32>();
+        if scratch.len() < values {
+            scratch.resize(values, 0.0);
+        }
+        let inputs: &mut [F::Input] = bytemuck::cast_slice_mut(&mut scratch[..values]);
+        let (blocks, panels) = (m.div_ceil(BLOCK), self.rows.div_ceil(PANEL));
+        let packed = Parts::new(&mut *inputs);
+        let most = isa.tile_rows();
+        let pack = |block: usize, step: usize| {
+            let rows = block * step..((block + 1) * step).min(m);
+            // SAFETY: each task has its own rows.
+            let inputs = unsafe { packed.part(rows.start * lines, rows.len() * lines) };
+            self.pack(rows, most, inputs);
+        };
+        if m < PACK_TOGETHER {
+            pack(0, BLOCK);
+        } else {
+            // A block begins with a tile, so parts of it that are whole tiles can be packed on their own.
+            let parts = m.div_ceil(PACK_TOGETHER);
+            pool.run(parts, &|part| pack(part, PACK_TOGETHER));
+        }
+        let packed = Packed::<F> { inputs, lines };
+        pool.run(panels * blocks, &|task| {
+            let (block, panel) = (task / panels, task % panels);
+            let rows = block * BLOCK..((block + 1) * BLOCK).min(m);
+            isa.run(Task { product: self, packed: &packed, panel, rows });
         });
     }
 
+    fn pack(&self, rows: std::ops::Range<usize>, most: usize, mut inputs: &mut [F::Input]) {
+        let lines = self.columns.div_ceil(F::INPUTS);
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = tile_rows(rows.end - row, most);
+            let (tile, rest) = inputs.split_at_mut(count * lines);
+            for i in 0..count {
+                let x = &self.x[(row + i) * self.columns..][..self.columns];
+                for (line, x) in x.chunks(F::INPUTS).enumerate() {
+                    tile[line * count + i] = F::input(x);
+                }
+            }
+            inputs = rest;
+            row += count;
+        }
+    }
+}
+
+/// One panel's outputs of some rows.
+struct Task<'a, F: Format> {
+    product: &'a Product<'a, F>,
+    packed: &'a Packed<'a, F>,
+    panel: usize,
+    rows: std::ops::Range<usize>,
+}
+
+impl<F: Format> Kernel for Task<'_, F> {
     #[inline(always)]
-    fn panel<L: Lanes, const M: usize>(&self, panel: usize) {
-        let m = self.x.len() / self.columns;
-        let weights = &self.panels[panel * self.columns..][..self.columns];
-        for start in (0..self.columns).step_by(PASS) {
-            let weights = &weights[start..(start + PASS).min(self.columns)];
-            let mut row = 0;
-            while row + M <= m {
-                self.tile::<L, M>(panel, row, start, weights);
-                row += M;
-            }
-            while row + 4 <= m {
-                self.tile::<L, 4>(panel, row, start, weights);
-                row += 4;
-            }
-            while row < m {
-                self.tile::<L, 1>(panel, row, start, weights);
-                row += 1;
+    fn run<L: Lanes>(self) {
+        let lines = self.packed.lines;
+        let weights = &self.product.panels[self.panel * lines..][..lines];
+        // With one tile, nothing of a panel is used twice.
+        let pass = if self.rows.len() <= L::TILE_ROWS { lines } else { PASS };
+        for start in (0..lines).step_by(pass) {
+            let weights = &weights[start..(start + pass).min(lines)];
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                let rows = tile_rows(self.rows.end - row, L::TILE_ROWS);
+                match rows {
+                    12 => self.tile::<L, 12>(row, start, weights),
+                    8 => self.tile::<L, 8>(row, start, weights),
+                    4 => self.tile::<L, 4>(row, start, weights),
+                    3 => self.tile::<L, 3>(row, start, weights),
+                    2 => self.tile::<L, 2>(row, start, weights),
+                    _ => self.tile::<L, 1>(row, start, weights),
+                }
+                row += rows;
             }
         }
     }
+}
 
-    /// Adds inputs `start ..` of M rows to the panel's outputs.
+impl<F: Format> Task<'_, F> {
+    /// Adds lines `start ..` of M rows to the panel's outputs.
     #[inline(always)]
-    fn tile<L: Lanes, const M: usize>(
-        &self,
-        panel: usize,
-        row: usize,
-        start: usize,
-        weights: &[[[W; 16]; 2]],
-    ) {
-        let x: [&[f32]; M] =
-            std::array::from_fn(|i| &self.x[(row + i) * self.columns + start..][..weights.len()]);
+    fn tile<L: Lanes, const M: usize>(&self, row: usize, start: usize, weights: &[Line<F>]) {
+        let inputs = &self.packed.inputs[row * self.packed.lines..][start * M..];
+        let inputs = inputs.as_chunks::<M>().0;
+        let mut sums = if start > 0 { self.load::<L, M>(row) } else { [[L::splat(0.0); 2]; M] };
+        for ([low, high], inputs) in weights.iter().zip(inputs) {
+            let (low, high) = (F::wide::<L>(low), F::wide::<L>(high));
+            for (sums, &input) in sums.iter_mut().zip(inputs) {
+                *sums = [F::add(sums[0], input, low), F::add(sums[1], input, high)];
+            }
+        }
+        self.store(row, sums);
+    }
+
+    #[inline(always)]
+    fn load<L: Lanes, const M: usize>(&self, row: usize) -> [[L; 2]; M] {
         let mut sums = [[L::splat(0.0); 2]; M];
-        let mut edge = [[[0.0; 16]; 2]; M];
-        if start > 0 {
-            self.outputs(panel, row, &mut edge, |edge, y| edge.copy_from_slice(y));
-            sums = edge.map(|[low, high]| [L::load(&low), L::load(&high)]);
-        }
-        for (k, [low, high]) in weights.iter().enumerate() {
-            let (low, high) = (W::lanes::<L>(low), W::lanes::<L>(high));
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                let x = L::splat(x[k]);
-                *sums = [sums[0].add_product(x, low), sums[1].add_product(x, high)];
+        // Loops, not closures: a closure has no instruction set, and is not inlined for sure.
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let y = self.outputs(row + i);
+            match y.as_chunks::<16>().0 {
+                [low, high] => *sums = [L::load(low), L::load(high)],
+                _ => {
+                    let mut edge = [[0.0; 16]; 2];
+                    edge.as_flattened_mut()[..y.len()].copy_from_slice(y);
+                    *sums = [L::load(&edge[0]), L::load(&edge[1])];
+                }
             }
         }
-        for (edge, sums) in edge.iter_mut().zip(sums) {
-            sums[0].store(&mut edge[0]);
-            sums[1].store(&mut edge[1]);
-        }
-        self.outputs(panel, row, &mut edge, |edge, y| y.copy_from_slice(edge));
+        sums
     }
 
     #[inline(always)]
-    fn outputs(
-        &self,
-        panel: usize,
-        row: usize,
-        edge: &mut [[[f32; 16]; 2]],
-        copy: impl Fn(&mut [f32], &mut [f32]),
-    ) {
-        let first = panel * PANEL;
-        let width = PANEL.min(self.rows - first);
-        for (i, edge) in edge.iter_mut().enumerate() {
-            // SAFETY: one task has this panel's columns, and it holds one part at a time.
-            let y = unsafe { self.y.part((row + i) * self.rows + first, width) };
-            copy(&mut edge.as_flattened_mut()[..width], y);
+    fn store<L: Lanes, const M: usize>(&self, row: usize, sums: [[L; 2]; M]) {
+        for (i, sums) in sums.into_iter().enumerate() {
+            let y = self.outputs(row + i);
+            match y.as_chunks_mut::<16>().0 {
+                [low, high] => {
+                    sums[0].store(low);
+                    sums[1].store(high);
+                }
+                _ => {
+                    let mut edge = [[0.0; 16]; 2];
+                    sums[0].store(&mut edge[0]);
+                    sums[1].store(&mut edge[1]);
+                    let width = y.len();
+                    y.copy_from_slice(&edge.as_flattened()[..width]);
+                }
+            }
         }
     }
-}
 
-/// # Safety
-/// The machine must have these features.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<W: Stored>(product: &Product<'_, W>, panel: usize) {
-    product.panel::<Avx2, 3>(panel);
-}
-
-/// # Safety
-/// The machine must have these features.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
-unsafe fn avx512<W: Stored>(product: &Product<'_, W>, panel: usize) {
-    product.panel::<Avx512, 12>(panel);
+    /// The panel's outputs of one row.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "a task has these columns and rows to itself")]
+    fn outputs(&self, row: usize) -> &mut [f32] {
+        let first = self.panel * PANEL;
+        let width = PANEL.min(self.product.rows - first);
+        // SAFETY: one task has this panel's columns of this row, and it holds one part at a time.
+        unsafe { self.product.y.part(row * self.product.rows + first, width) }
+    }
 }

@@ -1,11 +1,11 @@
 //! Products with a weight: `y = x w^T`. The weight is packed once, at load.
 
-use half::{bf16, f16};
+use bytemuck::Zeroable;
 
-use super::gemm::{PANEL, Product};
-use super::lanes::Stored;
+use super::format::{Bf16Dot, Bf16Pairs, F16, F32, Format};
+use super::gemm::{Line, PANEL, Product};
 use super::pool::Parts;
-use super::{Cpu, Dtype};
+use super::{Cpu, Dtype, Isa};
 
 /// A weight `[rows, columns]`: `rows` outputs of `columns` inputs each, without a bias.
 #[derive(Debug)]
@@ -15,39 +15,35 @@ pub struct Linear {
     panels: Panels,
 }
 
-/// For every 32 outputs, and every input: the outputs' weights, in the weight's own dtype.
+/// For every 32 outputs, and every input or pair of inputs: the outputs' weights, in the weight's own dtype.
 #[derive(Debug)]
 enum Panels {
-    F32(Vec<[[f32; 16]; 2]>),
-    F16(Vec<[[f16; 16]; 2]>),
-    Bf16(Vec<[[bf16; 16]; 2]>),
+    F32(Vec<Line<F32>>),
+    F16(Vec<Line<F16>>),
+    Bf16(Vec<Line<Bf16Pairs>>),
 }
 
-/// Little-endian values of `dtype` as f32.
-pub(super) fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-    match dtype {
-        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::Bf16 => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-    }
-}
-
-fn pack<W: Stored, const B: usize>(
+/// `B` is the bytes of a value; `read` makes one output's weights of a line from as many values as a line has inputs, or fewer.
+fn pack<F: Format, const B: usize>(
     rows: usize,
     columns: usize,
     bytes: &[u8],
-    zero: W,
-    read: impl Fn([u8; B]) -> W,
-) -> Vec<[[W; 16]; 2]> {
-    let values = bytes.as_chunks::<B>().0;
-    let mut panels = vec![[[zero; 16]; 2]; rows.div_ceil(PANEL) * columns];
-    for (row, values) in values.chunks_exact(columns).enumerate() {
-        let panel = &mut panels[row / PANEL * columns..][..columns];
-        for (lanes, value) in panel.iter_mut().zip(values) {
-            lanes.as_flattened_mut()[row % PANEL] = read(*value);
+    read: impl Fn(&[[u8; B]]) -> F::Stored,
+) -> Vec<Line<F>> {
+    let lines = columns.div_ceil(F::INPUTS);
+    let mut panels = vec![Line::<F>::zeroed(); rows.div_ceil(PANEL) * lines];
+    for (row, values) in bytes.as_chunks::<B>().0.chunks_exact(columns).enumerate() {
+        let panel = &mut panels[row / PANEL * lines..][..lines];
+        for (line, values) in panel.iter_mut().zip(values.chunks(F::INPUTS)) {
+            line.as_flattened_mut()[row % PANEL] = read(values);
         }
     }
     panels
+}
+
+fn pair(values: &[[u8; 2]]) -> u32 {
+    let half = |index: usize| values.get(index).map_or(0, |&bytes| u32::from(u16::from_le_bytes(bytes)));
+    half(0) | half(1) << 16
 }
 
 impl Linear {
@@ -59,9 +55,9 @@ impl Linear {
             "expected {rows} x {columns} values of {dtype:?}"
         );
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(pack(rows, columns, bytes, 0.0, f32::from_le_bytes)),
-            Dtype::F16 => Panels::F16(pack(rows, columns, bytes, f16::ZERO, f16::from_le_bytes)),
-            Dtype::Bf16 => Panels::Bf16(pack(rows, columns, bytes, bf16::ZERO, bf16::from_le_bytes)),
+            Dtype::F32 => Panels::F32(pack::<F32, 4>(rows, columns, bytes, |v| f32::from_le_bytes(v[0]))),
+            Dtype::F16 => Panels::F16(pack::<F16, 2>(rows, columns, bytes, |v| u16::from_le_bytes(v[0]))),
+            Dtype::Bf16 => Panels::Bf16(pack::<Bf16Pairs, 2>(rows, columns, bytes, pair)),
         };
         Self { rows, columns, panels }
     }
@@ -89,20 +85,23 @@ impl Linear {
 impl Cpu {
     /// `y[m, rows] = x[m, columns] w^T`, for as many rows m as `x` has.
     ///
-    /// A row's result is the same bit for bit beside any other rows, on any number of threads and any instruction set.
+    /// A row's result is the same bit for bit beside any other rows and on any number of threads; and on any instruction set, but
+    /// for bf16 weights where [`Isa::Avx512Bf16`] rounds the inputs to bf16.
     pub fn linear(&self, w: &Linear, x: &[f32], y: &mut [f32]) {
         let m = x.len() / w.columns;
         assert_eq!(x.len(), m * w.columns, "expected x of whole rows of {}", w.columns);
         assert_eq!(y.len(), m * w.rows, "expected y [{m}, {}]", w.rows);
         match &w.panels {
-            Panels::F32(panels) => self.product(w, panels, x, y),
-            Panels::F16(panels) => self.product(w, panels, x, y),
-            Panels::Bf16(panels) => self.product(w, panels, x, y),
+            Panels::F32(panels) => self.product::<F32>(w, panels, x, y),
+            Panels::F16(panels) => self.product::<F16>(w, panels, x, y),
+            Panels::Bf16(panels) if self.isa == Isa::Avx512Bf16 => self.product::<Bf16Dot>(w, panels, x, y),
+            Panels::Bf16(panels) => self.product::<Bf16Pairs>(w, panels, x, y),
         }
     }
 
-    fn product<W: Stored>(&self, w: &Linear, panels: &[[[W; 16]; 2]], x: &[f32], y: &mut [f32]) {
+    fn product<F: Format>(&self, w: &Linear, panels: &[Line<F>], x: &[f32], y: &mut [f32]) {
         let Linear { rows, columns, .. } = *w;
-        Product { panels, rows, columns, x, y: Parts::new(y) }.run(&self.pool, self.isa);
+        let product = Product::<F> { panels, rows, columns, x, y: Parts::new(y) };
+        product.run(&self.pool, self.isa, &mut self.scratch().inputs);
     }
 }

@@ -3,9 +3,12 @@
 //! Activations are f32, row-major, one row a token. Weights stay in their own dtype and are widened where they are used.
 //! Knows nothing of layers' order, sequences or other ranks.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod attention;
 mod elementwise;
 mod embedding;
+mod format;
 mod gemm;
 mod kv_cache;
 mod lanes;
@@ -15,7 +18,7 @@ mod rotary;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{AttentionShape, Span};
+pub use attention::{AttentionShape, HEAD_DIM_MAX, Span};
 pub use embedding::Embedding;
 pub use kv_cache::KvCache;
 pub use lanes::Isa;
@@ -48,6 +51,17 @@ impl Dtype {
 pub struct Cpu {
     pool: pool::Pool,
     isa: Isa,
+    /// Locked by the one operation that runs at a time, so that operations need no exclusive `Cpu`.
+    scratch: Mutex<Scratch>,
+}
+
+/// Room that is kept from operation to operation.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// A product's packed inputs.
+    inputs: Vec<f32>,
+    /// Attention's tasks.
+    pieces: Vec<attention::Piece>,
 }
 
 impl Cpu {
@@ -62,7 +76,12 @@ impl Cpu {
         assert!(threads > 0, "expected at least one thread");
         assert!(cores.is_none_or(|cores| cores.len() == threads), "expected one core a thread");
         assert!(Isa::available().contains(&isa), "expected a machine with {isa:?}");
-        Ok(Self { pool: pool::Pool::new(threads, cores)?, isa })
+        Ok(Self { pool: pool::Pool::new(threads, cores)?, isa, scratch: Mutex::default() })
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, Scratch> {
+        // What a panic has left there is overwritten by the next operation.
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many threads work.

@@ -13,7 +13,13 @@ use std::thread::JoinHandle;
 /// Looks at the epoch before a worker parks: some ten microseconds, so that ranks that share a core lose little.
 const SPINS: usize = 2000;
 
+/// Values from which on threads share a loop over rows: some microseconds of work.
+const SHARE_FROM: usize = 1 << 14;
+/// Parts of a thread in a loop over rows.
+const PARTS: usize = 4;
+
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
+type RowsTask<'a, T> = dyn Fn(usize, &mut [T]) + Sync + 'a;
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -24,10 +30,18 @@ struct Job {
 // SAFETY: the pointee is Sync, and `Pool::run` keeps it alive until every worker has reported that it is done with it.
 unsafe impl Send for Job {}
 
+/// What the lock of a pool protects.
+#[derive(Default)]
+struct Slot {
+    job: Option<Job>,
+    /// Workers that wait to be notified: with none, a start costs no system call.
+    parked: usize,
+}
+
 #[derive(Default)]
 struct Shared {
     /// The lock hands the job over and lets workers park without missing a start.
-    job: Mutex<Option<Job>>,
+    slot: Mutex<Slot>,
     start: Condvar,
     epoch: AtomicUsize,
     next: AtomicUsize,
@@ -84,15 +98,42 @@ impl Pool {
         assert!(!self.shared.panicked.swap(false, Ordering::Relaxed), "a task of the pool panicked");
     }
 
+    /// Calls `task` with whole rows of `data`, each of `width` values, and the number of the first; on all threads, unless
+    /// there is too little to share.
+    pub(super) fn rows<T: Send>(&self, data: &mut [T], width: usize, task: &RowsTask<'_, T>) {
+        let (rows, threads) = (data.len() / width, self.threads());
+        if threads == 1 || data.len() < SHARE_FROM {
+            return task(0, data);
+        }
+        // Some parts a thread, so that none waits long for another that was held up.
+        let step = rows.div_ceil(PARTS * threads);
+        let parts = Parts::new(data);
+        self.run(rows.div_ceil(step), &|part| {
+            let (first, end) = (part * step, ((part + 1) * step).min(rows));
+            // SAFETY: each task has its own rows.
+            task(first, unsafe { parts.part(first * width, (end - first) * width) });
+        });
+    }
+
+    /// Calls `task` with each item and its number, on any thread.
+    pub(super) fn each<T: Send>(&self, items: &mut [T], task: &(dyn Fn(usize, &mut T) + Sync)) {
+        let parts = Parts::new(items);
+        // SAFETY: each task has its own item.
+        self.run(parts.len, &|index| task(index, &mut unsafe { parts.part(index, 1) }[0]));
+    }
+
     fn fork(&self, job: Job) {
         let shared = &self.shared;
-        let mut slot = lock(&shared.job);
+        let mut slot = lock(&shared.slot);
         shared.next.store(0, Ordering::Relaxed);
         shared.running.store(self.workers.len(), Ordering::Relaxed);
-        *slot = Some(job);
+        slot.job = Some(job);
         shared.epoch.fetch_add(1, Ordering::Release);
+        let is_any_parked = slot.parked > 0;
         drop(slot);
-        shared.start.notify_all();
+        if is_any_parked {
+            shared.start.notify_all();
+        }
     }
 
     fn join(&self) {
@@ -112,7 +153,7 @@ impl std::fmt::Debug for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let slot = lock(&self.shared.job);
+        let slot = lock(&self.shared.slot);
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         drop(slot);
@@ -159,12 +200,14 @@ fn await_job(shared: &Shared, seen: &mut usize) -> Option<Job> {
         spins += 1;
         std::hint::spin_loop();
     }
-    let mut job = lock(&shared.job);
+    let mut slot = lock(&shared.slot);
     while shared.epoch.load(Ordering::Acquire) == *seen {
-        job = shared.start.wait(job).unwrap_or_else(PoisonError::into_inner);
+        slot.parked += 1;
+        slot = shared.start.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        slot.parked -= 1;
     }
     *seen = shared.epoch.load(Ordering::Acquire);
-    *job
+    slot.job
 }
 
 fn pin(core: usize) -> std::io::Result<()> {
