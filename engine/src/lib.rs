@@ -10,6 +10,7 @@ pub mod model;
 pub mod record;
 pub mod runtime;
 pub mod sched;
+pub mod serve;
 pub mod shape;
 pub mod shard;
 pub mod sim;

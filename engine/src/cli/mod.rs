@@ -5,6 +5,7 @@ mod cluster;
 mod files;
 mod generate;
 mod plan;
+mod serve;
 mod shard;
 mod simulate;
 mod worker;
@@ -37,6 +38,7 @@ enum Command {
     Simulate(simulate::Args),
     Bench(bench::Args),
     Generate(generate::Args),
+    Serve(serve::Args),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -49,6 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Simulate(args) => simulate::run(args)?,
         Command::Bench(args) => bench::run(args)?,
         Command::Generate(args) => generate::run(args)?,
+        Command::Serve(args) => serve::run(args)?,
         Command::Worker(args) => return worker::run(args),
     }
     Ok(ExitCode::SUCCESS)

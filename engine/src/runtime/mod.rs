@@ -25,7 +25,7 @@ mod warm_up;
 mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
-pub use launch::{LaunchError, Loss};
+pub use launch::{LaunchError, Loss, Waker};
 pub use protocol::Weights;
 pub use sequences::Prompt;
 pub use worker::run as run_worker;
