@@ -78,6 +78,11 @@ impl<E: Executor> Engine<E> {
         self.scheduler.add(seq)
     }
 
+    /// Nobody wants a request's output any more; see [`Scheduler::abort`].
+    pub fn abort(&mut self, seq: SeqId) -> bool {
+        self.scheduler.abort(seq)
+    }
+
     /// Who runs the batches.
     pub fn executor(&self) -> &E {
         &self.executor

@@ -68,7 +68,7 @@ pub enum Event {
         /// When its outputs were known; `now()` is not before it.
         end: Nanos,
     },
-    /// The clock reached `until`.
+    /// The clock reached `until`, or something else wants the caller's attention.
     TimeReached,
 }
 

@@ -7,6 +7,7 @@ mod files;
 mod generate;
 mod plan;
 mod profile;
+mod serve;
 mod shard;
 mod simulate;
 mod worker;
@@ -41,6 +42,7 @@ enum Command {
     BenchModel(bench_model::Args),
     Generate(generate::Args),
     Profile(profile::Args),
+    Serve(serve::Args),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -55,6 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::BenchModel(args) => bench_model::run(args)?,
         Command::Generate(args) => generate::run(args)?,
         Command::Profile(args) => profile::run(args)?,
+        Command::Serve(args) => serve::run(args)?,
         Command::Worker(args) => return worker::run(args),
     }
     Ok(ExitCode::SUCCESS)

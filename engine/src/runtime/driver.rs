@@ -8,7 +8,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 
 use super::health::{Health, Verdict};
-use super::launch::{Heard, LaunchError, Loss, SharedFile, Workers};
+use super::launch::{Heard, LaunchError, Loss, SharedFile, Waker, Workers};
 use super::probe::Probed;
 use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
@@ -84,6 +84,8 @@ pub struct RuntimeExecutor {
     produced: Vec<(SeqId, u32)>,
     logits: Option<Vec<f32>>,
     stays: Option<Vec<StageStay>>,
+    /// A waker was used since the last wait.
+    woken: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl RuntimeExecutor {
             produced: Vec::new(),
             logits: None,
             stays: None,
+            woken: false,
         })
     }
 
@@ -244,6 +247,16 @@ impl RuntimeExecutor {
         self.sequences.insert(seq.0, prompt);
     }
 
+    /// Nobody wants a sequence any more, and no batch under way has it.
+    pub fn remove(&mut self, seq: SeqId) {
+        self.sequences.remove(seq.0);
+    }
+
+    /// Ends a `wait`, from any thread.
+    pub fn waker(&self) -> Waker {
+        self.workers.waker()
+    }
+
     /// The tokens that the batch completed last produced.
     pub fn produced(&self) -> &[(SeqId, u32)] {
         &self.produced
@@ -301,6 +314,7 @@ impl RuntimeExecutor {
         let now = monotonic_ns();
         match heard {
             None => {}
+            Some((_, Heard::Woken)) => self.woken = true,
             Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
                 self.health.heard(rank, Some(cpu_ns), now)
             }
@@ -420,7 +434,7 @@ impl Executor for RuntimeExecutor {
                 return Ok(self.complete(flight));
             }
             let now = self.now();
-            if now >= until {
+            if now >= until || std::mem::take(&mut self.woken) {
                 return Ok(Event::TimeReached);
             }
             let left = Duration::from_nanos(until.saturating_sub(now).0);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -78,6 +78,20 @@ pub(super) enum Heard {
     Report(Report),
     /// Its connection ended.
     Closed,
+    /// Nothing of a worker: somebody in this process wants the driver's attention.
+    Woken,
+}
+
+/// Ends a driver's wait from another thread.
+#[derive(Debug, Clone)]
+pub struct Waker(Sender<(usize, Heard)>);
+
+impl Waker {
+    /// The driver looks up from its wait, at once or when it waits next.
+    pub fn wake(&self) {
+        // A driver that is gone needs no waking.
+        let _ = self.0.send((0, Heard::Woken));
+    }
 }
 
 /// The file through which ranks meet in shared memory; its name is gone when dropped.
@@ -119,6 +133,7 @@ pub(super) struct Workers {
     logs: Vec<Log>,
     orders: Vec<TcpStream>,
     heard: Receiver<(usize, Heard)>,
+    waker: Waker,
 }
 
 /// A connection that proved itself, and its first message.
@@ -143,7 +158,8 @@ impl Workers {
         let address = listener.local_addr().map_err(io("listen on loopback"))?;
         listener.set_nonblocking(true).map_err(io("listen on loopback"))?;
         let (sender, heard) = channel();
-        let mut workers = Self { children: Vec::new(), logs: Vec::new(), orders: Vec::new(), heard };
+        let waker = Waker(sender.clone());
+        let mut workers = Self { children: Vec::new(), logs: Vec::new(), orders: Vec::new(), heard, waker };
         for rank in 0..world {
             workers.spawn(program, &setup(rank, address, &secret))?;
         }
@@ -160,6 +176,8 @@ impl Workers {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // An interrupt at the terminal is the driver's to handle; the workers go when it goes.
+            .process_group(0)
             .spawn()
             .map_err(io("start a worker"))?;
         let log = Log::default();
@@ -220,7 +238,7 @@ impl Workers {
         while !ready.iter().all(|ready| *ready) {
             match self.hear(TICK * 5) {
                 Some((rank, Heard::Report(Report::Ready { .. }))) => ready[rank] = true,
-                Some((_, Heard::Report(Report::Alive { .. }))) | None => {}
+                Some((_, Heard::Report(Report::Alive { .. }) | Heard::Woken)) | None => {}
                 Some((rank, heard)) => return Err(self.loss(rank, heard).into()),
             }
             if monotonic_ns() > deadline {
@@ -247,6 +265,11 @@ impl Workers {
         self.heard.recv_timeout(patience).ok()
     }
 
+    /// For other threads of this process.
+    pub(super) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
     /// How many there are.
     pub(super) fn world(&self) -> usize {
         self.children.len()
@@ -266,7 +289,7 @@ impl Workers {
             if let Some(rank) = self.dead(|status| status.signal().is_some()) {
                 return self.obituary(rank);
             }
-            if let Some(heard) = self.hear(TICK) {
+            if let Some(heard) = self.hear(TICK).filter(|(_, heard)| !matches!(heard, Heard::Woken)) {
                 complaints.push(heard);
             }
         }

@@ -26,7 +26,7 @@ mod warm_up;
 mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
-pub use launch::{LaunchError, Loss};
+pub use launch::{LaunchError, Loss, Waker};
 pub use probe::{ProbePart, Probed};
 pub use protocol::Weights;
 pub use sequences::Prompt;

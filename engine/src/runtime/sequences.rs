@@ -98,14 +98,21 @@ impl Sequences {
         }
     }
 
+    /// Nobody wants a sequence any more, and it is in no batch under way. It may have finished.
+    pub(super) fn remove(&mut self, seq: u32) {
+        if self.live.remove(&seq).is_some() {
+            self.released.push(seq);
+        }
+    }
+
     /// A sequence produced a token.
     pub(super) fn push(&mut self, seq: u32, token: u32) -> After {
         let sequence = self.live.get_mut(&seq).expect("a sequence in flight is live");
         sequence.tokens.push(token);
         let output = sequence.tokens.len() - sequence.prompt_len;
         let after = match () {
-            () if output >= sequence.prompt.output_max as usize => After::Full,
             () if sequence.prompt.stop.contains(&token) => After::Stopped,
+            () if output >= sequence.prompt.output_max as usize => After::Full,
             () => After::Going,
         };
         if after != After::Going {

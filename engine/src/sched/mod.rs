@@ -4,6 +4,7 @@
 //! add(NewSequence) -> Admission               a request has arrived
 //! schedule() -> Option<Batch>                 at most `stages` batches in flight; None: nothing can run now
 //! complete(&Batch, &ended) -> &[Outcome]      a batch left the last stage, in the order scheduled
+//! abort(SeqId) -> bool                        nobody wants it any more; at once, or with the batch it is in
 //! recycle(Batch)                              hands the batch's buffers back
 //! ```
 //!

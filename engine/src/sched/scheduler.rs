@@ -28,7 +28,7 @@ pub struct Outcome {
     pub emitted: bool,
     /// The prompt (or its recomputation) is done with this batch.
     pub prefill_ended: bool,
-    /// That was its last token; its blocks are free.
+    /// That was its last token, or it was given up; its blocks are free.
     pub finished: bool,
 }
 
@@ -106,7 +106,7 @@ impl Scheduler {
             return None;
         }
         let id = BatchId(self.next_batch);
-        self.next_batch += 1;
+        self.next_batch = self.next_batch.wrapping_add(1);
         self.in_flight.push_back(id);
         let mut batch =
             self.recycled.pop().unwrap_or(Batch { id, chunks: Vec::new(), preempted: Vec::new() });
@@ -139,9 +139,10 @@ impl Scheduler {
         let seq = self.state.seq_mut(slot);
         seq.context = chunk.context + chunk.tokens;
         seq.generated += u32::from(chunk.emits_token);
-        let finished = chunk.emits_token
+        let ended = chunk.emits_token
             && (seq.generated >= seq.output_tokens
                 || !ended_early.is_empty() && ended_early.contains(&chunk.seq));
+        let finished = ended || seq.aborted;
         let runnable = Runnable { id: chunk.seq, slot };
         let prefill_ended = chunk.is_prefill && seq.context == seq.prefill_target;
         if finished {
@@ -156,6 +157,12 @@ impl Scheduler {
             self.to_decoding.push(runnable);
         }
         Outcome { seq: chunk.seq, emitted: chunk.emits_token, prefill_ended, finished }
+    }
+
+    /// Nobody wants `seq` any more. True: it is gone and its blocks are free. False: it is in a batch in flight, whose outcome says
+    /// that it finished. Not for sequences that finished or were ignored.
+    pub fn abort(&mut self, seq: SeqId) -> bool {
+        self.state.abort(seq)
     }
 
     /// Takes a completed batch's buffers back, so that the next ones need no allocation.

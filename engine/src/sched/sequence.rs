@@ -44,6 +44,8 @@ pub(crate) struct Sequence {
     pub(crate) output_tokens: u32,
     pub(crate) generated: u32,
     pub(crate) table: Vec<BlockId>,
+    /// Nobody wants it any more; it ends with the batch that it is in.
+    pub(crate) aborted: bool,
 }
 
 impl Sequence {
@@ -55,6 +57,7 @@ impl Sequence {
         self.prompt_tokens = head.prompt_tokens;
         self.output_tokens = head.output_tokens;
         self.generated = head.generated;
+        self.aborted = false;
     }
 
     pub(crate) fn prefill_left(&self) -> u32 {

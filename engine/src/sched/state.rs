@@ -217,6 +217,24 @@ impl State {
         self.running -= 1;
     }
 
+    /// Gives up a sequence that is in no batch in flight; false: it is in one, and is marked to end with it.
+    pub(crate) fn abort(&mut self, id: SeqId) -> bool {
+        let Some(slot) = self.slot(id) else {
+            self.waiting.retain(|waiting| waiting.id != id);
+            return true;
+        };
+        let idle = [&mut self.decoding, &mut self.prefilling].into_iter().any(|list| {
+            let before = list.len();
+            list.retain(|runnable| runnable.id != id);
+            list.len() < before
+        });
+        match idle {
+            true => self.release(slot),
+            false => self.slots[slot as usize].aborted = true,
+        }
+        idle
+    }
+
     fn preempt(&mut self, victim: Runnable, draft: &mut Draft) {
         let waiting = self.seq(victim.slot).to_waiting();
         self.release(victim.slot);

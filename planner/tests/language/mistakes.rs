@@ -1087,12 +1087,16 @@ fn a_parity_figure_has_two_series() {
     let text = RIGHT.replace("[8, 16]", "[8, 16, 32]");
     let from =
         "    from: latency\n    title: Latency\n    x: {variable: batch}\n    series: {variable: parallel}\n";
-    check_text(&text.replace(from, three), &[], expect![[r#"
+    check_text(
+        &text.replace(from, three),
+        &[],
+        expect![[r#"
         error: expected a variable with two values, found 3: 8, 16, 32
           --> pipelines/x.yaml:30:24
            |
         30 |     series: {variable: batch}
            |                        ^^^^^
            |
-           = help: `kind: parity` draws the first value's numbers over the second's; narrow `from` to two"#]]);
+           = help: `kind: parity` draws the first value's numbers over the second's; narrow `from` to two"#]],
+    );
 }

@@ -34,6 +34,12 @@ pub(super) struct Checker {
     batches: usize,
     /// Which sequence ends early after which output token.
     ends_early: BTreeMap<SeqId, u32>,
+    /// Which sequences are given up just before which batch.
+    aborts: BTreeSet<(usize, SeqId)>,
+    /// Given up in flight.
+    doomed: BTreeSet<SeqId>,
+    /// Given up, in flight or not.
+    aborted: BTreeSet<SeqId>,
 }
 
 impl Checker {
@@ -45,11 +51,38 @@ impl Checker {
             in_flight: VecDeque::new(),
             batches: 0,
             ends_early: BTreeMap::new(),
+            aborts: BTreeSet::new(),
+            doomed: BTreeSet::new(),
+            aborted: BTreeSet::new(),
         }
     }
 
     pub(super) fn end_early(&mut self, seq: SeqId, after: u32) {
         self.ends_early.insert(seq, after);
+    }
+
+    pub(super) fn abort_before(&mut self, batch: usize, seq: SeqId) {
+        self.aborts.insert((batch, seq));
+    }
+
+    /// Gives up who is to be by now and is there.
+    fn abort(&mut self) {
+        let later = self.aborts.split_off(&(self.batches + 1, SeqId(0)));
+        for (_, seq) in std::mem::replace(&mut self.aborts, later) {
+            if !self.books.contains_key(&seq) || !self.aborted.insert(seq) {
+                continue;
+            }
+            let flies = self.in_flight.iter().flat_map(|batch| &batch.chunks).any(|chunk| chunk.seq == seq);
+            let _ = writeln!(self.trace, "abort {}", seq.0);
+            assert_eq!(self.scheduler.abort(seq), !flies);
+            if flies {
+                self.doomed.insert(seq);
+            } else {
+                self.books.remove(&seq);
+                assert_eq!(self.scheduler.block_table(seq), None);
+            }
+            self.check_blocks();
+        }
     }
 
     /// Runs everything. `hasty`: bit b tells whether batch b (modulo 64) is awaited at once although more could be
@@ -71,6 +104,7 @@ impl Checker {
 
     /// Schedules or completes one batch; false if there was nothing to do.
     fn step(&mut self, hasty: u64) -> bool {
+        self.abort();
         if let Some(batch) = self.scheduler.schedule() {
             assert!(self.batches < BATCHES_MAX, "no end in sight");
             self.check_scheduled(&batch);
@@ -101,7 +135,11 @@ impl Checker {
         let flying: BTreeSet<SeqId> = self.in_flight.iter().flat_map(|b| &b.chunks).map(|c| c.seq).collect();
         for seq in &batch.preempted {
             assert!(!flying.contains(seq), "{seq:?} was preempted in flight");
-            let book = self.books.get_mut(seq).unwrap();
+            // It may have been given up between its preemption and this batch.
+            let Some(book) = self.books.get_mut(seq) else {
+                assert!(self.aborted.contains(seq), "{seq:?} is nobody");
+                continue;
+            };
             assert!(book.context.take().is_some(), "{seq:?} was preempted while it waited");
         }
         let mut seen = flying;
@@ -185,8 +223,9 @@ impl Checker {
         for (chunk, outcome) in batch.chunks.iter().zip(&outcomes) {
             let book = self.books.get_mut(&chunk.seq).unwrap();
             book.emitted += u32::from(chunk.emits_token);
-            let finished =
+            let ended =
                 chunk.emits_token && (book.emitted == book.new.output_tokens || ended.contains(&chunk.seq));
+            let finished = self.doomed.remove(&chunk.seq) || ended;
             let prefill_ended = chunk.is_prefill && chunk.context + chunk.tokens == book.target;
             let expected = Outcome { seq: chunk.seq, emitted: chunk.emits_token, prefill_ended, finished };
             assert_eq!(*outcome, expected);

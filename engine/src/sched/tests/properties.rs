@@ -72,6 +72,20 @@ proptest! {
     }
 
     #[test]
+    fn sequences_can_be_given_up_at_any_time(
+        cfg in configs(),
+        arrivals in arrivals(),
+        hasty in any::<u64>(),
+        aborts in proptest::collection::vec((0..60_usize, 0..30_u32), 1..20),
+    ) {
+        let mut checker = Checker::new(cfg);
+        for (batch, seq) in aborts {
+            checker.abort_before(batch, SeqId(seq));
+        }
+        checker.run(&arrivals, hasty);
+    }
+
+    #[test]
     fn reserving_policies_never_preempt(cfg in configs(), arrivals in arrivals(), hasty in any::<u64>()) {
         let reserving = matches!(cfg.policy, Policy::Orca | Policy::FasterTransformer);
         let preempts = run(&cfg, &arrivals, hasty, &[]).contains(" -");
