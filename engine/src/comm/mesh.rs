@@ -11,7 +11,7 @@ use super::links::{Lateness, Links};
 use super::pace::Pace;
 use super::secret::Secret;
 use super::wire::Wire;
-use super::{Communicator, shm, tcp};
+use super::{CommError, Communicator, shm, tcp};
 use crate::clock::sleep_exactly;
 
 /// One rank among all.
@@ -27,7 +27,7 @@ impl Mesh {
         Self { wire: Arc::new(Mutex::new(wire)), links: None, lateness: Arc::default() }
     }
 
-    /// Through a file that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
+    /// Through the memory that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
     pub fn shared_memory(
         path: &Utf8Path,
         rank: usize,
@@ -44,7 +44,7 @@ impl Mesh {
         peers: &[SocketAddr],
         secret: &Secret,
         timeout: Duration,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, CommError> {
         Ok(Self::new(listener.join(rank, peers, secret, timeout)?))
     }
 

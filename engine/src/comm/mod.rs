@@ -19,6 +19,8 @@ pub mod tcp;
 mod tests;
 mod wire;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 pub use links::{Lateness, LinkClass, Links};
@@ -73,8 +75,25 @@ pub enum CommError {
 }
 
 impl CommError {
-    /// Whether another rank is to blame.
-    pub fn is_of_peer(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+    /// The rank to blame, where it is another.
+    pub fn peer_at_fault(&self) -> Option<usize> {
+        match self {
+            Self::Closed { peer } | Self::Timeout { peer, .. } => Some(*peer),
+            Self::Io { .. } => None,
+        }
+    }
+
+    /// What went wrong on a connection to `peer` that waits for `timeout`.
+    fn on_connection(peer: usize, timeout: Duration, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        match source.kind() {
+            Kind::BrokenPipe
+            | Kind::ConnectionAborted
+            | Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::UnexpectedEof => Self::Closed { peer },
+            Kind::TimedOut | Kind::WouldBlock => Self::Timeout { peer, seconds: timeout.as_secs_f64() },
+            _ => Self::Io { peer, source },
+        }
     }
 }

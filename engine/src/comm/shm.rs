@@ -8,10 +8,12 @@
 //! microseconds and then sleeps on the other's word, so that ranks that share a core let each other run.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
@@ -30,11 +32,23 @@ const SPINS: u32 = 300;
 /// A sleeper looks again after this long, whatever happens.
 const NAP: Duration = Duration::from_millis(20);
 
-/// Makes the file through which `world` ranks talk, readable by this user alone.
-pub fn create(path: &Utf8Path, world: usize) -> io::Result<()> {
-    use fs_err::os::unix::fs::OpenOptionsExt;
-    let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_len((world * world * PAIR) as u64)
+/// Memory for `world` ranks to share. It is a file without a name, so that nothing is left of it once the last process that holds
+/// it has ended, however that came about.
+#[derive(Debug)]
+pub struct SharedMemory(OwnedFd);
+
+impl SharedMemory {
+    /// Where processes of this user can open it, as long as this value lives.
+    pub fn path(&self) -> Utf8PathBuf {
+        Utf8PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+}
+
+/// Makes the memory through which `world` ranks talk.
+pub fn create(world: usize) -> io::Result<SharedMemory> {
+    let file = memfd_create(c"chariot", MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&file, (world * world * PAIR) as i64)?;
+    Ok(SharedMemory(file))
 }
 
 /// One rank's view of all pairs.

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
-
 use super::secret::Secret;
 use super::tcp::Listener;
 use super::*;
@@ -27,9 +25,8 @@ fn on_mesh<T: Send>(
     links: Option<Links>,
     work: impl Fn(usize, &mut Mesh) -> T + Sync,
 ) -> Vec<T> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
-    shm::create(&path, world).unwrap();
+    let memory = shm::create(world).unwrap();
+    let path = &memory.path();
     let secret = Secret::random().unwrap();
     let listeners: Vec<Listener> =
         (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
@@ -39,7 +36,7 @@ fn on_mesh<T: Send>(
             .into_iter()
             .enumerate()
             .map(|(rank, listener)| {
-                let (path, peers, secret, work, links) = (&path, &peers, &secret, &work, links.clone());
+                let (path, peers, secret, work, links) = (path, &peers, &secret, &work, links.clone());
                 scope.spawn(move || {
                     let mut mesh = match transport {
                         Transport::SharedMemory => Mesh::shared_memory(path, rank, world, PATIENCE).unwrap(),
@@ -132,16 +129,14 @@ fn groups_of_a_pipeline_interleave() {
 
 #[test]
 fn a_peer_that_does_not_answer_is_named_in_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
-    shm::create(&path, 2).unwrap();
-    let mesh = Mesh::shared_memory(&path, 0, 2, Duration::from_millis(200)).unwrap();
+    let memory = shm::create(2).unwrap();
+    let path = &memory.path();
+    let mesh = Mesh::shared_memory(path, 0, 2, Duration::from_millis(200)).unwrap();
     let began = monotonic_ns();
     let error = mesh.group(&[0, 1]).all_reduce(&mut [1.0; 8]).unwrap_err();
-    assert!(matches!(error, CommError::Timeout { peer: 1, .. }) && error.is_of_peer(), "{error}");
+    assert!(matches!(error, CommError::Timeout { peer: 1, .. }), "{error}");
     assert!(since(began) < Duration::from_secs(2));
-    assert!(shm::create(&path, 2).is_err(), "a file of another run is not taken over");
-    assert!(Mesh::shared_memory(&path, 0, 3, PATIENCE).is_err(), "nor one of another size");
+    assert!(Mesh::shared_memory(path, 0, 3, PATIENCE).is_err(), "memory of another size is refused");
 }
 
 #[test]

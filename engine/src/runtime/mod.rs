@@ -17,6 +17,7 @@
 mod driver;
 mod health;
 mod launch;
+mod loss;
 mod meeting;
 mod protocol;
 mod rank;
@@ -25,7 +26,8 @@ mod warm_up;
 mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
-pub use launch::{LaunchError, Loss};
+pub use launch::LaunchError;
+pub use loss::Loss;
 pub use protocol::Weights;
 pub use sequences::Prompt;
 pub use worker::run as run_worker;

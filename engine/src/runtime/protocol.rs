@@ -115,8 +115,8 @@ pub(super) enum Report {
     Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
     /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
     Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
-    /// It cannot go on; `of_peer`: because another rank failed it.
-    Failed { message: String, of_peer: bool },
+    /// It cannot go on; `peer`: because this rank failed it.
+    Failed { message: String, peer: Option<u32> },
     /// Its last words.
     Bye(Farewell),
 }
