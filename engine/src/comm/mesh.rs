@@ -11,7 +11,7 @@ use super::links::{Lateness, Links};
 use super::pace::Pace;
 use super::secret::Secret;
 use super::wire::Wire;
-use super::{CommError, Communicator, shm, tcp};
+use super::{Algorithm, CommError, Communicator, shm, tcp};
 use crate::clock::sleep_exactly;
 
 /// One rank among all.
@@ -56,11 +56,17 @@ impl Mesh {
 
     /// A group of these ranks, in this order; this rank is among them.
     pub fn group(&self, ranks: &[usize]) -> Box<dyn Communicator> {
+        self.group_by(ranks, None)
+    }
+
+    /// A group that sums by one algorithm rather than by the one that is fastest for the size; for measurements and tests. One that the
+    /// group cannot run gives way to [`Algorithm::Direct`].
+    pub fn group_by(&self, ranks: &[usize], algorithm: Option<Algorithm>) -> Box<dyn Communicator> {
         let pace = self.links.as_ref().filter(|_| ranks.len() > 1).map(|links| {
             let class = links.class(ranks).expect("the last class of links spans all ranks");
             Pace::new(Arc::clone(links), class, ranks.len(), Arc::clone(&self.lateness))
         });
-        Box::new(Group::new(Arc::clone(&self.wire), ranks, pace))
+        Box::new(Group::new(Arc::clone(&self.wire), ranks, pace, algorithm))
     }
 
     /// How late messages of all groups were so far.

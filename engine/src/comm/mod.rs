@@ -1,17 +1,19 @@
 //! Messages between the ranks of one engine. Knows nothing of what the values mean.
 //!
 //! ```text
-//! Mesh -> Group (collectives) -> {Wire: shared memory | TCP, Pace (emulated links)}
+//! Mesh -> Group (collectives) -> {reduce (algorithms) -> Wire: shared memory | TCP, Boards (shared memory), Pace (emulated links)}
 //! ```
 //!
 //! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
 //! rank's groups in turn.
 
+mod board;
 mod group;
 mod links;
 mod mapping;
 mod mesh;
 mod pace;
+mod reduce;
 pub mod secret;
 pub mod shm;
 pub mod tcp;
@@ -25,6 +27,19 @@ use thiserror::Error;
 
 pub use links::{Lateness, LinkClass, Links};
 pub use mesh::Mesh;
+
+/// How the values of an all-reduce move. The sum is the same bits whichever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Laid side by side in shared memory and summed in place.
+    Flat,
+    /// Every rank sums its part and gives it to all.
+    Direct,
+    /// Ranks exchange all they have, with one at half the distance each time.
+    Doubling,
+    /// Ranks halve what they sum each time, and then double what they know.
+    Halving,
+}
 
 /// A group of ranks that sum, gather and send together. Every rank of the group makes the same calls in the same order.
 pub trait Communicator: Send {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pair (from, to) at (from * world + to) * PAIR:   written | read | reader waits | writer waits | RING bytes
+//! boards of groups after the last pair
 //! ```
 //!
 //! `written` and `read` count bytes modulo 2^32; each is moved by one side alone. A side that finds nothing to do spins for a few
@@ -9,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::CommError;
+use super::board::{self, Boards};
 use super::mapping::Mapping;
 use super::wire::Wire;
 use crate::clock::monotonic_ns;
@@ -47,14 +50,19 @@ impl SharedMemory {
 /// Makes the memory through which `world` ranks talk.
 pub fn create(world: usize) -> io::Result<SharedMemory> {
     let file = memfd_create(c"chariot", MFdFlags::MFD_CLOEXEC)?;
-    nix::unistd::ftruncate(&file, (world * world * PAIR) as i64)?;
+    nix::unistd::ftruncate(&file, bytes(world) as i64)?;
     Ok(SharedMemory(file))
+}
+
+fn bytes(world: usize) -> usize {
+    world * world * PAIR + board::bytes(world)
 }
 
 /// One rank's view of all pairs.
 #[derive(Debug)]
 pub(super) struct Shared {
-    map: Mapping,
+    map: Arc<Mapping>,
+    boards: Boards,
     rank: usize,
     world: usize,
     timeout: Duration,
@@ -62,16 +70,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn open(path: &Utf8Path, rank: usize, world: usize, timeout: Duration) -> io::Result<Self> {
-        let map = Mapping::open(path)?;
-        if map.len() != world * world * PAIR {
-            let what = format!(
-                "{path}: expected {} bytes for {world} ranks, found {}",
-                world * world * PAIR,
-                map.len()
-            );
+        let map = Arc::new(Mapping::open(path)?);
+        if map.len() != bytes(world) {
+            let what =
+                format!("{path}: expected {} bytes for {world} ranks, found {}", bytes(world), map.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(Self { map, rank, world, timeout })
+        let boards = Boards::new(Arc::clone(&map), world * world * PAIR, rank, world, timeout);
+        Ok(Self { map, boards, rank, world, timeout })
     }
 
     fn ring(&self, from: usize, to: usize) -> Ring<'_> {
@@ -86,6 +92,10 @@ impl Wire for Shared {
 
     fn world(&self) -> usize {
         self.world
+    }
+
+    fn boards(&mut self) -> Option<&mut Boards> {
+        Some(&mut self.boards)
     }
 
     fn send(&mut self, to: usize, mut bytes: &[u8]) -> Result<(), CommError> {
