@@ -55,4 +55,16 @@ impl Mapping {
             std::ptr::copy_nonoverlapping(self.map.as_ptr().add(offset), bytes.as_mut_ptr(), bytes.len())
         }
     }
+
+    /// Adds the values at `offset`, a multiple of 4, to `sum`, under the same protocol.
+    #[expect(unsafe_code, reason = "memory shared with other processes is no slice")]
+    pub(super) fn add(&self, offset: usize, sum: &mut [f32]) {
+        assert!(offset.is_multiple_of(4), "expected values at a multiple of 4");
+        assert!(offset + size_of_val(sum) <= self.len(), "expected values within the mapping");
+        let values: *const f32 = self.map.as_ptr().wrapping_add(offset).cast();
+        for (i, sum) in sum.iter_mut().enumerate() {
+            // SAFETY: in bounds and aligned by the assertions, mappings begin at a page; as in write().
+            *sum += unsafe { values.add(i).read() };
+        }
+    }
 }

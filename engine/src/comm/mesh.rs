@@ -12,7 +12,7 @@ use super::links::{Lateness, Links};
 use super::pace::Pace;
 use super::secret::Secret;
 use super::wire::Wire;
-use super::{Communicator, shm, tcp};
+use super::{Algorithm, CommError, Communicator, shm, tcp};
 use crate::clock::sleep_exactly;
 
 /// One rank among all.
@@ -29,7 +29,7 @@ impl Mesh {
         Self { wire: Arc::new(Mutex::new(wire)), links: None, device: Arc::default() }
     }
 
-    /// Through a file that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
+    /// Through the memory that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
     pub fn shared_memory(
         path: &Utf8Path,
         rank: usize,
@@ -46,7 +46,7 @@ impl Mesh {
         peers: &[SocketAddr],
         secret: &Secret,
         timeout: Duration,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, CommError> {
         Ok(Self::new(listener.join(rank, peers, secret, timeout)?))
     }
 
@@ -59,11 +59,17 @@ impl Mesh {
 
     /// A group of these ranks, in this order; this rank is among them.
     pub fn group(&self, ranks: &[usize]) -> Box<dyn Communicator> {
+        self.group_by(ranks, None)
+    }
+
+    /// A group that sums by one algorithm rather than by the one that is fastest for the size; for measurements and tests. One that the
+    /// group cannot run gives way to [`Algorithm::Direct`].
+    pub fn group_by(&self, ranks: &[usize], algorithm: Option<Algorithm>) -> Box<dyn Communicator> {
         let pace = self.links.as_ref().filter(|_| ranks.len() > 1).map(|links| {
             let class = links.class(ranks).expect("the last class of links spans all ranks");
             Pace::new(Arc::clone(links), class, ranks.len(), Arc::clone(&self.device))
         });
-        Box::new(Group::new(Arc::clone(&self.wire), ranks, pace))
+        Box::new(Group::new(Arc::clone(&self.wire), ranks, pace, algorithm))
     }
 
     /// How late messages of all groups were so far.

@@ -1,18 +1,20 @@
 //! Messages between the ranks of one engine. Knows nothing of what the values mean.
 //!
 //! ```text
-//! Mesh -> Group (collectives) -> {Wire: shared memory | TCP, Pace (emulated links) -> Device (its time)}
+//! Mesh -> Group (collectives) -> {reduce (algorithms) -> Wire: shared memory | TCP, Boards (shared memory), Pace (emulated links) -> Device (its time)}
 //! ```
 //!
 //! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
 //! rank's groups in turn.
 
+mod board;
 mod device;
 mod group;
 mod links;
 mod mapping;
 mod mesh;
 mod pace;
+mod reduce;
 pub mod secret;
 pub mod shm;
 pub mod tcp;
@@ -20,10 +22,25 @@ pub mod tcp;
 mod tests;
 mod wire;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 pub use links::{Lateness, LinkClass, Links};
 pub use mesh::Mesh;
+
+/// How the values of an all-reduce move. The sum is the same bits whichever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Laid side by side in shared memory and summed in place.
+    Flat,
+    /// Every rank sums its part and gives it to all.
+    Direct,
+    /// Ranks exchange all they have, with one at half the distance each time.
+    Doubling,
+    /// Ranks halve what they sum each time, and then double what they know.
+    Halving,
+}
 
 /// A group of ranks that sum, gather and send together. Every rank of the group makes the same calls in the same order.
 pub trait Communicator: Send {
@@ -74,8 +91,25 @@ pub enum CommError {
 }
 
 impl CommError {
-    /// Whether another rank is to blame.
-    pub fn is_of_peer(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+    /// The rank to blame, where it is another.
+    pub fn peer_at_fault(&self) -> Option<usize> {
+        match self {
+            Self::Closed { peer } | Self::Timeout { peer, .. } => Some(*peer),
+            Self::Io { .. } => None,
+        }
+    }
+
+    /// What went wrong on a connection to `peer` that waits for `timeout`.
+    fn on_connection(peer: usize, timeout: Duration, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        match source.kind() {
+            Kind::BrokenPipe
+            | Kind::ConnectionAborted
+            | Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::UnexpectedEof => Self::Closed { peer },
+            Kind::TimedOut | Kind::WouldBlock => Self::Timeout { peer, seconds: timeout.as_secs_f64() },
+            _ => Self::Io { peer, source },
+        }
     }
 }

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //! pair (from, to) at (from * world + to) * PAIR:   written | read | reader waits | writer waits | RING bytes
+//! boards of groups after the last pair
 //! ```
 //!
 //! `written` and `read` count bytes modulo 2^32; each is moved by one side alone. A side that finds nothing to do spins for a few
 //! microseconds and then sleeps on the other's word, so that ranks that share a core let each other run.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::CommError;
+use super::board::{self, Boards};
 use super::mapping::Mapping;
 use super::wire::Wire;
 use crate::clock::monotonic_ns;
@@ -30,17 +35,34 @@ const SPINS: u32 = 300;
 /// A sleeper looks again after this long, whatever happens.
 const NAP: Duration = Duration::from_millis(20);
 
-/// Makes the file through which `world` ranks talk, readable by this user alone.
-pub fn create(path: &Utf8Path, world: usize) -> io::Result<()> {
-    use fs_err::os::unix::fs::OpenOptionsExt;
-    let file = fs_err::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_len((world * world * PAIR) as u64)
+/// Memory for `world` ranks to share. It is a file without a name, so that nothing is left of it once the last process that holds
+/// it has ended, however that came about.
+#[derive(Debug)]
+pub struct SharedMemory(OwnedFd);
+
+impl SharedMemory {
+    /// Where processes of this user can open it, as long as this value lives.
+    pub fn path(&self) -> Utf8PathBuf {
+        Utf8PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
+    }
+}
+
+/// Makes the memory through which `world` ranks talk.
+pub fn create(world: usize) -> io::Result<SharedMemory> {
+    let file = memfd_create(c"chariot", MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&file, bytes(world) as i64)?;
+    Ok(SharedMemory(file))
+}
+
+fn bytes(world: usize) -> usize {
+    world * world * PAIR + board::bytes(world)
 }
 
 /// One rank's view of all pairs.
 #[derive(Debug)]
 pub(super) struct Shared {
-    map: Mapping,
+    map: Arc<Mapping>,
+    boards: Boards,
     rank: usize,
     world: usize,
     timeout: Duration,
@@ -48,16 +70,14 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn open(path: &Utf8Path, rank: usize, world: usize, timeout: Duration) -> io::Result<Self> {
-        let map = Mapping::open(path)?;
-        if map.len() != world * world * PAIR {
-            let what = format!(
-                "{path}: expected {} bytes for {world} ranks, found {}",
-                world * world * PAIR,
-                map.len()
-            );
+        let map = Arc::new(Mapping::open(path)?);
+        if map.len() != bytes(world) {
+            let what =
+                format!("{path}: expected {} bytes for {world} ranks, found {}", bytes(world), map.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        Ok(Self { map, rank, world, timeout })
+        let boards = Boards::new(Arc::clone(&map), world * world * PAIR, rank, world, timeout);
+        Ok(Self { map, boards, rank, world, timeout })
     }
 
     fn ring(&self, from: usize, to: usize) -> Ring<'_> {
@@ -72,6 +92,10 @@ impl Wire for Shared {
 
     fn world(&self) -> usize {
         self.world
+    }
+
+    fn boards(&mut self) -> Option<&mut Boards> {
+        Some(&mut self.boards)
     }
 
     fn send(&mut self, to: usize, mut bytes: &[u8]) -> Result<(), CommError> {

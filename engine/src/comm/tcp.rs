@@ -13,7 +13,7 @@ use super::secret::{Secret, Side};
 use super::wire::Wire;
 use crate::clock::monotonic_ns;
 
-/// How long one connection may take to prove itself.
+/// How long who connects may take to prove itself.
 const GREETING: Duration = Duration::from_secs(5);
 /// Bytes taken off the wire at once.
 const READ: usize = 1 << 16;
@@ -40,27 +40,23 @@ impl Listener {
         peers: &[SocketAddr],
         secret: &Secret,
         timeout: Duration,
-    ) -> io::Result<Sockets> {
-        let deadline = monotonic_ns() + timeout.as_nanos() as u64;
+    ) -> Result<Sockets, CommError> {
         let mut links: Vec<Option<Link>> = (0..peers.len()).map(|_| None).collect();
         for (peer, address) in peers.iter().enumerate().take(rank) {
-            let mut stream = TcpStream::connect_timeout(address, timeout)?;
-            prepare(&stream)?;
-            secret.shake_hands(&mut stream, Side::Caller)?;
-            stream.write_all(&(rank as u32).to_le_bytes())?;
-            links[peer] = Some(Link::new(stream)?);
+            let link = call(rank, *address, secret, timeout);
+            links[peer] = Some(link.map_err(|source| CommError::on_connection(peer, timeout, source))?);
         }
-        self.0.set_nonblocking(true)?;
+        let deadline = monotonic_ns() + timeout.as_nanos() as u64;
+        let own = |source| CommError::Io { peer: rank, source };
+        self.0.set_nonblocking(true).map_err(own)?;
         while let Some(missing) = (rank + 1..peers.len()).find(|peer| links[*peer].is_none()) {
             if monotonic_ns() > deadline {
-                let what =
-                    format!("rank {missing}: expected it to connect within {:.1} s", timeout.as_secs_f64());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+                return Err(CommError::Timeout { peer: missing, seconds: timeout.as_secs_f64() });
             }
             match self.0.accept() {
                 Ok((stream, from)) => match greet(stream, secret) {
                     Ok((peer, stream)) if peer > rank && peer < peers.len() && links[peer].is_none() => {
-                        links[peer] = Some(Link::new(stream)?);
+                        links[peer] = Some(Link::new(stream).map_err(own)?);
                     }
                     Ok((peer, _)) => tracing::warn!("refused a second rank {peer} from {from}"),
                     Err(error) => tracing::warn!("refused a connection from {from}: {error}"),
@@ -68,21 +64,30 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(own(error)),
             }
         }
         Ok(Sockets { rank, links, timeout })
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Connects with a peer, which may be busy for as long as `timeout` with those before.
+fn call(rank: usize, address: SocketAddr, secret: &Secret, timeout: Duration) -> io::Result<Link> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    prepare(&stream, timeout)?;
+    secret.shake_hands(&mut stream, Side::Caller)?;
+    stream.write_all(&(rank as u32).to_le_bytes())?;
+    Link::new(stream)
+}
+
+fn prepare(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(GREETING))
+    stream.set_read_timeout(Some(timeout))
 }
 
 fn greet(mut stream: TcpStream, secret: &Secret) -> io::Result<(usize, TcpStream)> {
-    prepare(&stream)?;
+    prepare(&stream, GREETING)?;
     secret.shake_hands(&mut stream, Side::Listener)?;
     let mut rank = [0; 4];
     stream.read_exact(&mut rank)?;
@@ -169,10 +174,7 @@ impl Wire for Sockets {
 
     fn send(&mut self, to: usize, bytes: &[u8]) -> Result<(), CommError> {
         let sent = self.link(to).stream.write_all(bytes);
-        sent.map_err(|source| match source.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CommError::Closed { peer: to },
-            _ => CommError::Io { peer: to, source },
-        })
+        sent.map_err(|source| CommError::on_connection(to, self.timeout, source))
     }
 
     fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError> {

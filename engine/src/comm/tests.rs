@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
-
 use super::secret::Secret;
 use super::tcp::Listener;
 use super::*;
@@ -27,9 +25,8 @@ fn on_mesh<T: Send>(
     links: Option<Links>,
     work: impl Fn(usize, &mut Mesh) -> T + Sync,
 ) -> Vec<T> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
-    shm::create(&path, world).unwrap();
+    let memory = shm::create(world).unwrap();
+    let path = &memory.path();
     let secret = Secret::random().unwrap();
     let listeners: Vec<Listener> =
         (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
@@ -39,7 +36,7 @@ fn on_mesh<T: Send>(
             .into_iter()
             .enumerate()
             .map(|(rank, listener)| {
-                let (path, peers, secret, work, links) = (&path, &peers, &secret, &work, links.clone());
+                let (path, peers, secret, work, links) = (path, &peers, &secret, &work, links.clone());
                 scope.spawn(move || {
                     let mut mesh = match transport {
                         Transport::SharedMemory => Mesh::shared_memory(path, rank, world, PATIENCE).unwrap(),
@@ -69,29 +66,73 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// The sum in the one order, written down as plainly as can be.
+fn sum_of(world: usize, length: usize) -> Vec<f32> {
+    let mut rows: Vec<Vec<f32>> = (0..world).map(|rank| values(rank, length)).collect();
+    while rows.len() > 1 {
+        let half = rows.len().div_ceil(2);
+        let upper = rows.split_off(half);
+        for (lower, upper) in rows.iter_mut().zip(upper) {
+            lower.iter_mut().zip(upper).for_each(|(sum, value)| *sum += value);
+        }
+    }
+    rows.remove(0)
+}
+
+/// Whatever moves the values: a sum does not tell how it was made.
 #[test]
-fn sums_and_parts_are_those_of_plain_loops_and_the_same_bits_on_every_rank() {
+fn sums_and_parts_are_those_of_plain_loops_to_the_bit() {
+    use Algorithm::{Direct, Doubling, Flat, Halving};
+    let algorithms = [None, Some(Flat), Some(Direct), Some(Doubling), Some(Halving)];
     for transport in [Transport::SharedMemory, Transport::Tcp] {
         for world in [1, 2, 3, 4, 5, 8] {
             let everyone: Vec<usize> = (0..world).collect();
-            for length in [0, 1, 7, 1000, (1 << 14) + 1, (1 << 17) + 13] {
-                let results = on_mesh(transport, world, None, |rank, mesh| {
-                    let mut group = mesh.group(&everyone);
+            let lengths = [0, 1, 7, 1000, (1 << 14) + 1, (1 << 17) + 13];
+            let results = on_mesh(transport, world, None, |rank, mesh| {
+                let cases =
+                    algorithms.iter().flat_map(|algorithm| lengths.map(|length| (*algorithm, length)));
+                let case = |(algorithm, length)| {
+                    let mut group = mesh.group_by(&everyone, algorithm);
                     let mut sum = values(rank, length);
                     group.all_reduce(&mut sum).unwrap();
                     let mut all = vec![0.0; world * length];
                     group.all_gather(&values(rank, length), &mut all).unwrap();
-                    (sum, all)
-                });
-                let parts: Vec<f32> = everyone.iter().flat_map(|rank| values(*rank, length)).collect();
-                for (sum, all) in &results {
-                    assert_eq!(bits(sum), bits(&results[0].0), "{transport:?} {world} {length}");
-                    assert_eq!(bits(all), bits(&parts), "{transport:?} {world} {length}");
+                    (format!("{algorithm:?} {length}"), length, sum, all)
+                };
+                cases.map(case).collect::<Vec<_>>()
+            });
+            for (case, length, sum, all) in results.iter().flatten() {
+                let parts: Vec<f32> = everyone.iter().flat_map(|rank| values(*rank, *length)).collect();
+                assert_eq!(bits(sum), bits(&sum_of(world, *length)), "{transport:?} {world} {case}");
+                assert_eq!(bits(all), bits(&parts), "{transport:?} {world} {case}");
+            }
+        }
+    }
+}
+
+/// Groups that share ranks, and a group in another order, do not disturb one another's memory.
+#[test]
+fn groups_overlap() {
+    for transport in [Transport::SharedMemory, Transport::Tcp] {
+        let results = on_mesh(transport, 4, None, |rank, mesh| {
+            let mut all = mesh.group(&[0, 1, 2, 3]);
+            let mut row = mesh.group(if rank < 2 { &[0, 1] } else { &[2, 3] });
+            let mut column = mesh.group(if rank % 2 == 0 { &[2, 0] } else { &[1, 3] });
+            let mut kept = Vec::new();
+            for round in 0..200 {
+                let mut hidden = vec![(rank * round) as f32; 100 + 97 * round];
+                for group in [&mut row, &mut all, &mut column] {
+                    group.all_reduce(&mut hidden).unwrap();
                 }
-                for (i, sum) in results[0].0.iter().enumerate() {
-                    let expected: f64 = everyone.iter().map(|rank| f64::from(parts[rank * length + i])).sum();
-                    assert!((f64::from(*sum) - expected).abs() < 1e-4, "{transport:?} {world} {length} {i}");
-                }
+                kept.push((hidden[0], hidden[hidden.len() - 1]));
+            }
+            kept
+        });
+        for kept in results {
+            for (round, ends) in kept.iter().enumerate() {
+                // 0+1, 0+1, 2+3, 2+3; their sum is 12; a column has it twice.
+                let expected = (24 * round) as f32;
+                assert_eq!(*ends, (expected, expected), "{transport:?} round {round}");
             }
         }
     }
@@ -132,16 +173,14 @@ fn groups_of_a_pipeline_interleave() {
 
 #[test]
 fn a_peer_that_does_not_answer_is_named_in_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = Utf8PathBuf::from_path_buf(dir.path().join("ranks")).unwrap();
-    shm::create(&path, 2).unwrap();
-    let mesh = Mesh::shared_memory(&path, 0, 2, Duration::from_millis(200)).unwrap();
+    let memory = shm::create(2).unwrap();
+    let path = &memory.path();
+    let mesh = Mesh::shared_memory(path, 0, 2, Duration::from_millis(200)).unwrap();
     let began = monotonic_ns();
     let error = mesh.group(&[0, 1]).all_reduce(&mut [1.0; 8]).unwrap_err();
-    assert!(matches!(error, CommError::Timeout { peer: 1, .. }) && error.is_of_peer(), "{error}");
+    assert!(matches!(error, CommError::Timeout { peer: 1, .. }), "{error}");
     assert!(since(began) < Duration::from_secs(2));
-    assert!(shm::create(&path, 2).is_err(), "a file of another run is not taken over");
-    assert!(Mesh::shared_memory(&path, 0, 3, PATIENCE).is_err(), "nor one of another size");
+    assert!(Mesh::shared_memory(path, 0, 3, PATIENCE).is_err(), "memory of another size is refused");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Bytes between ranks, in order, whatever carries them. Knows no collective.
 
 use super::CommError;
+use super::board::Boards;
 
 /// One rank's end of the connections to all others. Bytes between two ranks come in the order sent.
 ///
@@ -18,4 +19,9 @@ pub(super) trait Wire: Send {
 
     /// Fills `bytes` with what another rank sent.
     fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError>;
+
+    /// Memory that all ranks see, where there is some.
+    fn boards(&mut self) -> Option<&mut Boards> {
+        None
+    }
 }

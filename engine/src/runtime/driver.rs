@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 
-use super::health::{Health, Verdict};
-use super::launch::{Heard, LaunchError, Loss, SharedFile, Waker, Workers};
+use super::health::Health;
+use super::launch::{LaunchError, Waker, Workers, io};
+use super::loss::{Heard, Loss};
 use super::probe::Probed;
 use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
 use super::warm_up;
 use crate::clock::monotonic_ns;
-use crate::comm::Links;
 use crate::comm::secret::Secret;
+use crate::comm::{Links, shm};
 use crate::executor::{Event, Executor, StageStay};
 use crate::model::KvSpec;
 use crate::sched::Scheduler;
@@ -25,8 +26,8 @@ use crate::units::{BatchId, Nanos, SeqId};
 
 /// How often the workers' health is looked at while nothing is heard.
 const TICK: Duration = Duration::from_millis(100);
-/// How long workers may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long workers may take to say goodbye and end.
+const FAREWELL: Duration = Duration::from_secs(4);
 
 /// What a run of workers is made of.
 #[derive(Debug, Clone)]
@@ -116,11 +117,12 @@ impl RuntimeExecutor {
     /// Starts the workers; returns when all have loaded their weights. `program` is an executable with the `worker` command.
     pub fn launch(program: &Path, plan: &Plan) -> Result<Self, LaunchError> {
         let world = plan.parallel.ranks() as usize;
-        let shared = plan.shared_memory.then(|| SharedFile::create(world)).transpose()?;
-        let path = shared.as_ref().map(SharedFile::path);
-        let setup = |rank: usize, driver, secret: &Secret| plan.setup(rank, driver, secret, path);
+        let shared = plan.shared_memory.then(|| shm::create(world)).transpose();
+        let shared = shared.map_err(io("make the ranks' shared memory"))?;
+        let path = shared.as_ref().map(shm::SharedMemory::path);
+        let setup = |rank: usize, driver, secret: &Secret| plan.setup(rank, driver, secret, path.as_deref());
         let workers = Workers::launch(program, world, setup, plan.ready_by)?;
-        // All have mapped it: it needs no name any more, and leaves none whatever happens.
+        // All have mapped it.
         drop(shared);
         let now = monotonic_ns();
         Ok(Self {
@@ -276,21 +278,24 @@ impl RuntimeExecutor {
     pub fn finish(mut self) -> Result<Summary, Loss> {
         self.workers.send(&frame(&Order::Stop))?;
         let mut summary = Summary::default();
-        let mut left = self.workers.world();
+        let mut said = vec![false; self.workers.world()];
         let deadline = monotonic_ns() + FAREWELL.as_nanos() as u64;
-        while left > 0 && monotonic_ns() < deadline {
+        while !said.iter().all(|said| *said) && monotonic_ns() < deadline {
             match self.workers.hear(TICK) {
-                Some((_, Heard::Report(Report::Bye(farewell)))) => {
+                Some((rank, Heard::Report(Report::Bye(farewell)))) => {
                     summary.add(&farewell);
-                    left -= 1;
+                    said[rank] = true;
                 }
                 Some((rank, heard @ Heard::Report(Report::Failed { .. }))) => {
                     return Err(self.workers.loss(rank, heard));
                 }
+                Some((rank, Heard::Closed)) if !said[rank] => {
+                    return Err(self.workers.loss(rank, Heard::Closed));
+                }
                 _ => {}
             }
         }
-        self.workers.reap(FAREWELL)?;
+        self.workers.reap(deadline)?;
         Ok(summary)
     }
 
@@ -330,20 +335,8 @@ impl RuntimeExecutor {
     }
 
     fn look(&mut self, now: u64) -> Result<(), Loss> {
-        match self.health.verdict(!self.in_flight.is_empty(), now) {
-            Some(Verdict::Silent { rank, ns }) => {
-                let how = format!(
-                    "hung: expected a sign of life every 0.2 s, heard none for {:.1} s",
-                    ns as f64 / 1e9
-                );
-                return Err(self.workers.describe(rank, how));
-            }
-            Some(Verdict::Stalled { ns }) => {
-                let how =
-                    format!("all ranks wait for each other: none has computed for {:.1} s", ns as f64 / 1e9);
-                return Err(self.workers.describe(0, how));
-            }
-            None => {}
+        if let Some(verdict) = self.health.verdict(!self.in_flight.is_empty(), now) {
+            return Err(self.workers.sentence(verdict));
         }
         match self.in_flight.front() {
             Some(flight) if now.saturating_sub(flight.submitted_ns) > self.step_by_ns => {

@@ -7,10 +7,14 @@ pub(super) const STALL_NS: u64 = 4_000_000_000;
 /// "Almost nothing": what heartbeats cost and a little more, in each stall window.
 const STALL_CPU_NS: u64 = 40_000_000;
 
+/// Between two looks there is never more time than this, unless the driver itself was stopped.
+const ABSENCE_NS: u64 = 1_000_000_000;
+
 /// What was last heard of each rank.
 #[derive(Debug)]
 pub(super) struct Health {
     ranks: Vec<Pulse>,
+    looked_ns: u64,
     /// When the ranks last showed work, and their CPU time then.
     work: (u64, u64),
 }
@@ -33,7 +37,7 @@ pub(super) enum Verdict {
 impl Health {
     /// All of `ranks` well at `now`.
     pub(super) fn new(ranks: usize, now: u64) -> Self {
-        Self { ranks: vec![Pulse { heard_ns: now, cpu_ns: 0 }; ranks], work: (now, 0) }
+        Self { ranks: vec![Pulse { heard_ns: now, cpu_ns: 0 }; ranks], looked_ns: now, work: (now, 0) }
     }
 
     /// A rank said something; `cpu_ns` is what it has computed so far, if it said that.
@@ -52,8 +56,15 @@ impl Health {
         self.work.0 = now;
     }
 
-    /// What is wrong at `now`, if anything.
-    pub(super) fn verdict(&self, busy: bool, now: u64) -> Option<Verdict> {
+    /// What is wrong at `now`, if anything. Called whenever something was heard or some 0.1 s have passed: time in which it was not
+    /// called is the driver's own absence, and counts against nobody.
+    pub(super) fn verdict(&mut self, busy: bool, now: u64) -> Option<Verdict> {
+        let absent = now.saturating_sub(self.looked_ns);
+        self.looked_ns = now;
+        if absent > ABSENCE_NS {
+            self.ranks.iter_mut().for_each(|pulse| pulse.heard_ns = (pulse.heard_ns + absent).min(now));
+            self.work.0 += absent;
+        }
         let oldest = self.ranks.iter().enumerate().min_by_key(|(_, pulse)| pulse.heard_ns);
         let (rank, pulse) = oldest?;
         let ns = now.saturating_sub(pulse.heard_ns);
@@ -74,27 +85,46 @@ mod tests {
     #[test]
     fn a_silent_rank_is_named() {
         let mut health = Health::new(3, 0);
-        for second in 1..=10 {
+        for tick in 1..=34 {
+            let now = tick * S / 10;
             for rank in [0, 2] {
-                health.heard(rank, Some(second * S), second * S);
+                health.heard(rank, Some(now), now);
             }
+            let verdict = health.verdict(false, now);
+            let silent = Verdict::Silent { rank: 1, ns: now };
+            assert_eq!(verdict, (now > SILENCE_NS).then_some(silent));
         }
-        assert_eq!(health.verdict(false, 10 * S), Some(Verdict::Silent { rank: 1, ns: 10 * S }));
     }
 
     #[test]
     fn ranks_that_talk_but_compute_nothing_are_stalled_only_while_a_batch_is_under_way() {
         let mut health = Health::new(2, 0);
         for tick in 1..=50 {
+            let now = tick * S / 5;
             for rank in 0..2 {
                 // 100 us of CPU a heartbeat, five a second: what being alive costs.
-                health.heard(rank, Some(tick * 100_000), tick * S / 5);
+                health.heard(rank, Some(tick * 100_000), now);
             }
+            assert_eq!(health.verdict(false, now), None);
         }
-        assert_eq!(health.verdict(false, 10 * S), None);
         assert!(matches!(health.verdict(true, 10 * S), Some(Verdict::Stalled { .. })));
         health.progressed(9 * S);
         assert_eq!(health.verdict(true, 10 * S), None);
+    }
+
+    /// As when a person stops the whole run at a terminal and lets it go on an hour later.
+    #[test]
+    fn a_driver_that_was_away_blames_nobody() {
+        let mut health = Health::new(2, 0);
+        let hour = 3600 * S;
+        assert_eq!(health.verdict(true, hour), None);
+        health.heard(0, Some(1), hour + S / 10);
+        assert_eq!(health.verdict(true, hour + S / 10), None);
+        for tick in 2..=35 {
+            health.heard(0, Some(tick), hour + tick * S / 10);
+            let verdict = health.verdict(true, hour + tick * S / 10);
+            assert_eq!(verdict.is_some(), tick > 30, "{tick}: {verdict:?}");
+        }
     }
 
     #[test]

@@ -10,47 +10,27 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
 use thiserror::Error;
 
+use super::health::{Health, Verdict};
+use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills};
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::{Secret, Side};
-use crate::comm::shm;
 
 /// Lines of a worker's log that an error shows.
 const LOG_LINES: usize = 12;
 /// How long a connection may take to prove itself.
 const GREETING: Duration = Duration::from_secs(5);
-/// After a first sign of trouble: how long the culprit may take to be found dead.
-const INQUEST: Duration = Duration::from_millis(400);
+/// How long a worker may take to connect. Workers themselves wait longer to be told that all have.
+const CONNECT_BY: Duration = Duration::from_secs(15);
+/// After a first sign of trouble: how long a culprit may take to be found dead, and one that said why it failed.
+const INQUEST: Duration = Duration::from_secs(2);
+const CONFESSED: Duration = Duration::from_millis(200);
+/// A worker that is seen stopped so often while workers meet is not about to go on.
+const STOPPED_LOOKS: u32 = 75;
 /// How often children are looked at while nothing is heard of them.
 const TICK: Duration = Duration::from_millis(20);
-
-/// A run that lost a worker.
-#[derive(Debug, Error)]
-#[error("rank {rank}{}: {how}{}", pid_of(*pid), log_of(log))]
-pub struct Loss {
-    /// Which.
-    pub rank: usize,
-    /// Its process.
-    pub pid: Option<u32>,
-    /// What became of it.
-    pub how: String,
-    /// Its last words on stderr.
-    pub log: Vec<String>,
-}
-
-fn pid_of(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
-}
-
-fn log_of(log: &[String]) -> String {
-    match log {
-        [] => "; it logged nothing".to_owned(),
-        lines => format!("; its last log lines:\n  {}", lines.join("\n  ")),
-    }
-}
 
 /// Why workers could not be started.
 #[derive(Debug, Error)]
@@ -68,18 +48,9 @@ pub enum LaunchError {
     Lost(#[from] Loss),
 }
 
-fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchError {
+/// Says what was tried when the operating system refused.
+pub(super) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchError {
     move |source| LaunchError::Io { what, source }
-}
-
-/// What was heard of a worker.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Report(Report),
-    /// Its connection ended.
-    Closed,
-    /// Nothing of a worker: somebody in this process wants the driver's attention.
-    Woken,
 }
 
 /// Ends a driver's wait from another thread.
@@ -94,36 +65,6 @@ impl Waker {
     }
 }
 
-/// The file through which ranks meet in shared memory; its name is gone when dropped.
-#[derive(Debug)]
-pub(super) struct SharedFile(Utf8PathBuf);
-
-impl SharedFile {
-    /// In memory where the system has a place for such files, among temporary ones where it has not.
-    pub(super) fn create(world: usize) -> Result<Self, LaunchError> {
-        let memory = Utf8PathBuf::from("/dev/shm");
-        let folder = if memory.is_dir() {
-            memory
-        } else {
-            Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or_default()
-        };
-        let path = folder.join(format!("chariot-{}-{}", std::process::id(), monotonic_ns()));
-        shm::create(&path, world).map_err(io("make the ranks' shared memory"))?;
-        Ok(Self(path))
-    }
-
-    pub(super) fn path(&self) -> &Utf8Path {
-        &self.0
-    }
-}
-
-impl Drop for SharedFile {
-    fn drop(&mut self) {
-        // Somebody else may have removed it.
-        let _ = fs_err::remove_file(&self.0);
-    }
-}
-
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 /// All workers of a run. Dropped, none is left.
@@ -134,6 +75,8 @@ pub(super) struct Workers {
     orders: Vec<TcpStream>,
     heard: Receiver<(usize, Heard)>,
     waker: Waker,
+    /// Processes that the kernel had ended for lack of memory when this run began.
+    memory_kills: Option<u64>,
 }
 
 /// A connection that proved itself, and its first message.
@@ -158,8 +101,9 @@ impl Workers {
         let address = listener.local_addr().map_err(io("listen on loopback"))?;
         listener.set_nonblocking(true).map_err(io("listen on loopback"))?;
         let (sender, heard) = channel();
+        let (children, logs, orders) = (Vec::new(), Vec::new(), Vec::new());
         let waker = Waker(sender.clone());
-        let mut workers = Self { children: Vec::new(), logs: Vec::new(), orders: Vec::new(), heard, waker };
+        let mut workers = Self { children, logs, orders, heard, waker, memory_kills: memory_kills() };
         for rank in 0..world {
             workers.spawn(program, &setup(rank, address, &secret))?;
         }
@@ -199,6 +143,8 @@ impl Workers {
     fn meet(&mut self, listener: &TcpListener, secret: Secret) -> Result<Vec<Greeted>, LaunchError> {
         let world = self.children.len();
         let (sender, greetings) = channel();
+        let deadline = monotonic_ns() + CONNECT_BY.as_nanos() as u64;
+        let mut stopped_looks = vec![0; world];
         let mut met: Vec<Option<Greeted>> = (0..world).map(|_| None).collect();
         while met.iter().any(Option::is_none) {
             while let Ok((stream, _)) = listener.accept() {
@@ -211,11 +157,26 @@ impl Workers {
             {
                 *place = Some(greeted);
             }
-            if let Some(loss) = self.any_dead() {
+            if let Some(loss) = self.any_dead().or_else(|| self.any_stopped(&mut stopped_looks)) {
                 return Err(loss.into());
+            }
+            if let Some(rank) = met.iter().position(Option::is_none).filter(|_| monotonic_ns() > deadline) {
+                let how =
+                    format!("expected it to connect within {} s, found it silent", CONNECT_BY.as_secs());
+                return Err(self.describe(rank, how).into());
             }
         }
         Ok(met.into_iter().flatten().collect())
+    }
+
+    /// A worker that was seen stopped at many looks in a row. Counted in looks, so that a driver that was itself stopped and goes on
+    /// gives its workers time to do so too.
+    fn any_stopped(&self, looks: &mut [u32]) -> Option<Loss> {
+        for (child, looks) in self.children.iter().zip(looks.iter_mut()) {
+            *looks = if is_stopped(child.id()) { *looks + 1 } else { 0 };
+        }
+        let rank = looks.iter().position(|looks| *looks >= STOPPED_LOOKS)?;
+        Some(self.describe(rank, "hung: its process is stopped".to_owned()))
     }
 
     /// Tells everyone where everyone is, and starts listening to them.
@@ -233,15 +194,27 @@ impl Workers {
     }
 
     fn await_ready(&mut self, ready_by: Duration) -> Result<(), LaunchError> {
-        let deadline = monotonic_ns() + ready_by.as_nanos() as u64;
+        let began = monotonic_ns();
+        let mut health = Health::new(self.children.len(), began);
         let mut ready = vec![false; self.children.len()];
         while !ready.iter().all(|ready| *ready) {
-            match self.hear(TICK * 5) {
-                Some((rank, Heard::Report(Report::Ready { .. }))) => ready[rank] = true,
-                Some((_, Heard::Report(Report::Alive { .. }) | Heard::Woken)) | None => {}
+            let heard = self.hear(TICK * 5);
+            let now = monotonic_ns();
+            match heard {
+                Some((rank, Heard::Report(Report::Ready { .. }))) => {
+                    ready[rank] = true;
+                    health.heard(rank, None, now);
+                }
+                Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
+                    health.heard(rank, Some(cpu_ns), now)
+                }
                 Some((rank, heard)) => return Err(self.loss(rank, heard).into()),
+                None => {}
             }
-            if monotonic_ns() > deadline {
+            if let Some(verdict) = health.verdict(false, now) {
+                return Err(self.sentence(verdict).into());
+            }
+            if now - began > ready_by.as_nanos() as u64 {
                 let rank = ready.iter().position(|ready| !ready).expect("the loop ends when all are ready");
                 let how = format!("expected it ready within {} s, still loading", ready_by.as_secs());
                 return Err(self.describe(rank, how).into());
@@ -283,29 +256,47 @@ impl Workers {
     /// Who is to blame, after the first sign of trouble. Peers of a dead rank complain of it, often before it is found dead: so a
     /// killed process goes before a failed one, and a failed one before a complaint.
     pub(super) fn loss(&mut self, rank: usize, heard: Heard) -> Loss {
-        let mut complaints = vec![(rank, heard)];
-        let deadline = monotonic_ns() + INQUEST.as_nanos() as u64;
-        while monotonic_ns() < deadline {
+        let mut signs = vec![(rank, heard)];
+        let began = monotonic_ns();
+        let passed = |time: Duration| monotonic_ns() - began > time.as_nanos() as u64;
+        while !passed(INQUEST) {
             if let Some(rank) = self.dead(|status| status.signal().is_some()) {
                 return self.obituary(rank);
             }
-            if let Some(heard) = self.hear(TICK).filter(|(_, heard)| !matches!(heard, Heard::Woken)) {
-                complaints.push(heard);
+            let confessed = signs
+                .iter()
+                .any(|(_, heard)| matches!(heard, Heard::Report(Report::Failed { peer: None, .. })));
+            if confessed && passed(CONFESSED) {
+                break;
             }
+            signs.extend(self.hear(TICK));
         }
-        let failure = complaints.iter().find_map(|(rank, heard)| match heard {
-            Heard::Report(Report::Failed { message, of_peer: false }) => Some((*rank, message.clone())),
-            _ => None,
-        });
-        if let Some((rank, message)) = failure {
-            return self.describe(rank, message);
+        if let Some((rank, how)) = blame(&signs) {
+            return self.describe(rank, how);
         }
         if let Some(rank) = self.dead(|status| !status.success() && status.code() != Some(OF_PEER)) {
             return self.obituary(rank);
         }
-        match complaints.swap_remove(0) {
-            (rank, Heard::Report(Report::Failed { message, .. })) => self.describe(rank, message),
-            (rank, _) => self.describe(rank, "closed its connection to the driver".to_owned()),
+        self.describe(rank, "closed its connection to the driver".to_owned())
+    }
+
+    /// A verdict on the workers' health, with what is known of its rank.
+    pub(super) fn sentence(&self, verdict: Verdict) -> Loss {
+        let s = |ns: u64| ns as f64 / 1e9;
+        match verdict {
+            Verdict::Silent { rank, ns } => {
+                let stopped =
+                    if is_stopped(self.children[rank].id()) { "; its process is stopped" } else { "" };
+                let how = format!(
+                    "hung: expected a sign of life every 0.2 s, heard none for {:.1} s{stopped}",
+                    s(ns)
+                );
+                self.describe(rank, how)
+            }
+            Verdict::Stalled { ns } => {
+                let how = format!("all ranks wait for each other: none has computed for {:.1} s", s(ns));
+                self.describe(0, how)
+            }
         }
     }
 
@@ -322,10 +313,14 @@ impl Workers {
 
     fn obituary(&mut self, rank: usize) -> Loss {
         let how = match self.children[rank].try_wait() {
-            Ok(Some(status)) => how_it_ended(status),
+            Ok(Some(status)) => how_it_ended(status, self.memory_ran_out()),
             _ => "ended".to_owned(),
         };
         self.describe(rank, how)
+    }
+
+    fn memory_ran_out(&self) -> Option<bool> {
+        Some(memory_kills()? > self.memory_kills?)
     }
 
     /// A loss with the rank's process and log.
@@ -334,14 +329,13 @@ impl Workers {
         Loss { rank, pid: Some(self.children[rank].id()), how, log }
     }
 
-    /// Waits for every process to end by itself, then for none.
-    pub(super) fn reap(&mut self, patience: Duration) -> Result<(), Loss> {
-        let deadline = monotonic_ns() + patience.as_nanos() as u64;
+    /// Waits until `deadline_ns` for every process to end by itself, then for none.
+    pub(super) fn reap(&mut self, deadline_ns: u64) -> Result<(), Loss> {
         for rank in 0..self.children.len() {
             loop {
                 match self.children[rank].try_wait() {
                     Ok(Some(status)) if status.success() => break,
-                    Ok(None) if monotonic_ns() < deadline => std::thread::sleep(Duration::from_millis(2)),
+                    Ok(None) if monotonic_ns() < deadline_ns => std::thread::sleep(Duration::from_millis(2)),
                     Ok(None) => {
                         return Err(
                             self.describe(rank, "expected it to end when told, still runs".to_owned())
@@ -370,35 +364,14 @@ impl Drop for Workers {
 /// The exit code of a worker that ends because a peer failed it.
 pub(super) const OF_PEER: i32 = 4;
 
-fn how_it_ended(status: ExitStatus) -> String {
-    const OUT_OF_MEMORY: &str =
-        "; the kernel ends processes so when memory runs out, and then says so in its log";
-    match (status.signal(), status.code()) {
-        (Some(9), _) => format!("was killed by signal 9 (SIGKILL){OUT_OF_MEMORY}"),
-        (Some(6), _) => "was ended by signal 6 (SIGABRT), as after a failed allocation".to_owned(),
-        (Some(signal), _) => format!("was killed by signal {signal}{}", named(signal)),
-        (_, Some(code)) => format!("ended with exit code {code}"),
-        _ => "ended".to_owned(),
-    }
-}
-
-fn named(signal: i32) -> &'static str {
-    match signal {
-        4 => " (SIGILL)",
-        7 => " (SIGBUS)",
-        8 => " (SIGFPE)",
-        11 => " (SIGSEGV)",
-        15 => " (SIGTERM)",
-        _ => "",
-    }
-}
-
-/// Passes a worker's log on and keeps its end.
+/// Passes a worker's log on and keeps its end, without the frames of backtraces: what they are of stands above them.
 fn keep_log(rank: u32, lines: impl BufRead, log: &Log) {
     for line in lines.lines().map_while(Result::ok) {
         // Nobody is left to tell if stderr is closed.
         let _ = writeln!(std::io::stderr(), "rank {rank}: {line}");
-        if let Ok(mut kept) = log.lock() {
+        if let Ok(mut kept) = log.lock()
+            && !line.starts_with("   ")
+        {
             if kept.len() == LOG_LINES {
                 kept.pop_front();
             }

@@ -17,6 +17,7 @@
 mod driver;
 mod health;
 mod launch;
+mod loss;
 mod meeting;
 mod probe;
 mod protocol;
@@ -26,7 +27,8 @@ mod warm_up;
 mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
-pub use launch::{LaunchError, Loss, Waker};
+pub use launch::{LaunchError, Waker};
+pub use loss::Loss;
 pub use probe::{ProbePart, Probed};
 pub use protocol::Weights;
 pub use sequences::Prompt;

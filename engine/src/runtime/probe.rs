@@ -1,7 +1,7 @@
 //! Batches made up to be timed: any chunks at any context, without a scheduler. Knows nothing of what the times are for.
 
 use super::driver::RuntimeExecutor;
-use super::launch::Loss;
+use super::loss::Loss;
 use super::protocol::{Part, Step};
 use crate::executor::StageStay;
 use crate::model::KvSpec;

@@ -130,8 +130,8 @@ pub(super) enum Report {
     Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
     /// What each all-reduce took, from the first rank of each stage.
     AllReduced { stage: u32, ns: Vec<u64> },
-    /// It cannot go on; `of_peer`: because another rank failed it.
-    Failed { message: String, of_peer: bool },
+    /// It cannot go on; `peer`: because this rank failed it.
+    Failed { message: String, peer: Option<u32> },
     /// Its last words.
     Bye(Farewell),
 }

@@ -12,7 +12,8 @@ use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
-use crate::model::{Dummy, HuggingFace, ModelConfig, ShardFile, Stage, StagePlan};
+use crate::model::{Dummy, HuggingFace, KvSpec, ModelConfig, ShardFile, Stage, StagePlan, TensorSource};
+use crate::shard::Division;
 
 /// A rank with its weights, caches and connections.
 pub(super) struct Rank {
@@ -42,6 +43,10 @@ impl Rank {
             tp_rank: seat.rank % parallel.tp,
             max_positions: setup.max_model_len,
         };
+        let load = |plan: &StagePlan, source: &dyn TensorSource| {
+            check_memory(plan, *kv)?;
+            Ok::<_, anyhow::Error>(Stage::load(plan, source, *kv)?)
+        };
         let (stage, hidden_size) = match &setup.weights {
             Weights::Shards(manifest) => {
                 let folder = manifest.parent().unwrap_or(Utf8Path::new(""));
@@ -51,19 +56,19 @@ impl Rank {
                     manifest.weights.context("expected weights that were written, found a plan of them")?;
                 let file = ShardFile::open(&folder.join(rank_file(seat.rank)))?;
                 let plan = plan(weights.config);
-                (Stage::load(&plan, &file, *kv)?, plan.config.shape.hidden_size)
+                (load(&plan, &file)?, plan.config.shape.hidden_size)
             }
             Weights::HuggingFace(folder) => {
                 let text = fs_err::read_to_string(folder.join("config.json"))?;
                 let config = ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?;
                 let plan = plan(config);
                 let source = HuggingFace::open(folder, &plan)?;
-                (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
+                (load(&plan, &source)?, plan.config.shape.hidden_size)
             }
             Weights::Dummy { config, seed, dtype } => {
                 let plan = plan((**config).clone());
                 let source = Dummy::new(*seed, *dtype, &plan)?;
-                (Stage::load(&plan, &source, *kv)?, plan.config.shape.hidden_size)
+                (load(&plan, &source)?, plan.config.shape.hidden_size)
             }
         };
         Ok(Self {
@@ -173,6 +178,21 @@ impl Rank {
         assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
         table.extend(&part.blocks_new);
     }
+}
+
+/// Asks for as much memory as the KV cache will take, and gives it back: what a system refuses it had better refuse in words.
+fn check_memory(plan: &StagePlan, kv: KvSpec) -> anyhow::Result<()> {
+    let division = Division::new(&plan.config.shape, plan.parallel)?;
+    let layers = division.layer_range(plan.stage).len() as u64;
+    let per_token = 2 * u64::from(division.rank.kv_heads) * u64::from(plan.config.shape.head_dim);
+    let tokens = u64::from(kv.blocks) * u64::from(kv.block_size);
+    let bytes = layers * per_token * tokens * size_of::<f32>() as u64;
+    anyhow::ensure!(
+        Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok(),
+        "expected memory for a KV cache of {:.1} GB, the operating system refused it",
+        bytes as f64 / 1e9
+    );
+    Ok(())
 }
 
 /// Where each part's tokens stand and have their blocks.

@@ -46,12 +46,11 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
         Err(error) => {
-            let of_peer = error.downcast_ref::<CommError>().is_some_and(CommError::is_of_peer);
+            let peer = error.downcast_ref::<CommError>().and_then(CommError::peer_at_fault);
             let message = format!("{error:#}");
-            tracing::error!("{message}");
             // The driver may be the one that is gone.
-            let _ = say(&driver, &Report::Failed { message, of_peer });
-            Ok(if of_peer { OF_PEER as u8 } else { 1 })
+            let _ = say(&driver, &Report::Failed { message, peer: peer.map(|peer| peer as u32) });
+            Ok(if peer.is_some() { OF_PEER as u8 } else { 1 })
         }
     }
 }

@@ -1,0 +1,141 @@
+//! How a worker was lost: which, how its process ended, its last words, and who of several to blame. Knows no connection.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use thiserror::Error;
+
+use super::protocol::Report;
+
+/// A run that lost a worker.
+#[derive(Debug, Error)]
+#[error("rank {rank}{}: {how}{}", pid_of(*pid), log_of(log))]
+pub struct Loss {
+    /// Which.
+    pub rank: usize,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// What became of it.
+    pub how: String,
+    /// Its last words on stderr.
+    pub log: Vec<String>,
+}
+
+fn pid_of(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+}
+
+fn log_of(log: &[String]) -> String {
+    match log {
+        [] => "; it logged nothing".to_owned(),
+        lines => format!("; its last log lines:\n  {}", lines.join("\n  ")),
+    }
+}
+
+/// What was heard of a worker.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Report(Report),
+    /// Its connection ended.
+    Closed,
+    /// Nothing of a worker: somebody in this process wants the driver's attention.
+    Woken,
+}
+
+/// Which failure came first, as far as the ranks' own words tell: one that blames nobody goes before one that blames a peer, and a
+/// peer that is blamed and blames nobody goes before those that complain of it. `None`: nobody said why.
+pub(super) fn blame(signs: &[(usize, Heard)]) -> Option<(usize, String)> {
+    let failures = || {
+        signs.iter().filter_map(|(rank, heard)| match heard {
+            Heard::Report(Report::Failed { message, peer }) => Some((*rank, message, *peer)),
+            _ => None,
+        })
+    };
+    if let Some((rank, message, _)) = failures().find(|(_, _, peer)| peer.is_none()) {
+        return Some((rank, message.clone()));
+    }
+    let complains = |rank: u32| failures().any(|(complainant, ..)| complainant == rank as usize);
+    let silent = failures().find_map(|(rank, message, peer)| {
+        let peer = peer.filter(|peer| !complains(*peer))?;
+        Some((peer as usize, format!("did not answer: rank {rank} says `{message}`")))
+    });
+    silent.or_else(|| failures().next().map(|(rank, message, _)| (rank, message.clone())))
+}
+
+/// In words. `memory_ran_out`: whether the kernel has ended processes for it since the run began, if it tells.
+pub(super) fn how_it_ended(status: ExitStatus, memory_ran_out: Option<bool>) -> String {
+    let because = match memory_ran_out {
+        Some(true) => ": memory ran out, and the kernel ended a process for it",
+        Some(false) => "",
+        None => "; the kernel ends processes so when memory runs out, and then says so in its log",
+    };
+    match (status.signal(), status.code()) {
+        (Some(9), _) => format!("was killed by signal 9 (SIGKILL){because}"),
+        (Some(6), _) => "was ended by signal 6 (SIGABRT), as after a failed allocation".to_owned(),
+        (Some(signal), _) => format!("was killed by signal {signal}{}", named(signal)),
+        (_, Some(code)) => format!("ended with exit code {code}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+fn named(signal: i32) -> &'static str {
+    match signal {
+        2 => " (SIGINT)",
+        4 => " (SIGILL)",
+        7 => " (SIGBUS)",
+        8 => " (SIGFPE)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+/// How many processes this kernel has ended for lack of memory, if it tells.
+pub(super) fn memory_kills() -> Option<u64> {
+    let text = fs_err::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+/// Whether a process has been stopped, by a signal or a debugger, and not told to go on.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the state follows the last one.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(rank: usize, peer: Option<u32>) -> (usize, Heard) {
+        (rank, Heard::Report(Report::Failed { message: format!("of {rank}"), peer }))
+    }
+
+    #[test]
+    fn who_blames_nobody_is_to_blame_and_else_whom_others_wait_for() {
+        let named = |signs: &[(usize, Heard)]| blame(signs).map(|(rank, _)| rank);
+        let closed = || (7, Heard::Closed);
+        assert_eq!(named(&[closed()]), None);
+        assert_eq!(named(&[closed(), failed(1, Some(2)), failed(3, None)]), Some(3));
+        // 0 waits for 1, 1 for 2; 2 says nothing.
+        assert_eq!(named(&[failed(0, Some(1)), failed(1, Some(2))]), Some(2));
+        // All wait in a circle: whoever said so first.
+        assert_eq!(named(&[failed(0, Some(1)), failed(1, Some(0))]), Some(0));
+    }
+
+    #[test]
+    fn a_signal_is_named_and_memory_only_where_it_ran_out() {
+        let killed = |ran_out| how_it_ended(ExitStatus::from_raw(9), ran_out);
+        assert_eq!(killed(Some(false)), "was killed by signal 9 (SIGKILL)");
+        assert!(killed(Some(true)).contains("memory ran out"));
+        assert!(killed(None).contains("when memory runs out"));
+        assert_eq!(how_it_ended(ExitStatus::from_raw(11), None), "was killed by signal 11 (SIGSEGV)");
+        assert_eq!(how_it_ended(ExitStatus::from_raw(3 << 8), None), "ended with exit code 3");
+    }
+
+    #[test]
+    fn a_running_process_is_not_stopped() {
+        assert!(!is_stopped(std::process::id()));
+        assert!(!is_stopped(u32::MAX));
+    }
+}
