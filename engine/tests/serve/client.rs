@@ -1,5 +1,6 @@
 //! The official Python client of OpenAI against the real server.
 
+use std::io::Write;
 use std::process::Command;
 
 use serde_json::json;
@@ -11,9 +12,9 @@ use super::server::{NAME, Server, golden};
 fn python() -> Option<String> {
     let named = std::env::var("CHARIOT_PYTHON").ok();
     if named.is_none() {
-        eprintln!(
-            "SKIPPED: CHARIOT_PYTHON names no Python with the packages of .ci/requirements.txt; .ci/run does"
-        );
+        let what =
+            "SKIPPED: CHARIOT_PYTHON names no Python with the packages of .ci/requirements.txt; .ci/run does";
+        writeln!(std::io::stderr(), "{what}").unwrap();
     }
     named
 }
