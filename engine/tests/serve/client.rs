@@ -1,6 +1,5 @@
 //! The official Python client of OpenAI against the real server.
 
-use std::io::Write;
 use std::process::Command;
 
 use serde_json::json;
@@ -9,12 +8,13 @@ use super::folder::Folder;
 use super::server::{NAME, Server, golden};
 
 /// An interpreter that has the packages of .ci/requirements.txt; `None`, said aloud, where nobody named one.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn python() -> Option<String> {
     let named = std::env::var("CHARIOT_PYTHON").ok();
     if named.is_none() {
         let what =
             "SKIPPED: CHARIOT_PYTHON names no Python with the packages of .ci/requirements.txt; .ci/run does";
-        writeln!(std::io::stderr(), "{what}").unwrap();
+        eprintln!("{what}");
     }
     named
 }
