@@ -159,6 +159,9 @@ fn card(edge: &Edge) -> Value {
     })
 }
 
+/// A body's prompts and how their outputs are told.
+type Read = fn(&Edge, &[u8]) -> Result<Asked>;
+type Asked = (Vec<Prompt>, Options);
 type Sent = std::result::Result<Bytes, BytesRejection>;
 
 async fn completions(State(edge): State<Arc<Edge>>, body: Sent) -> Result<Response> {
@@ -179,12 +182,7 @@ async fn chats(State(edge): State<Arc<Edge>>, body: Sent) -> Result<Response> {
     .await
 }
 
-async fn answer(
-    edge: Arc<Edge>,
-    body: Sent,
-    kind: Kind,
-    read: fn(&Edge, &[u8]) -> Result<(Vec<Prompt>, Options)>,
-) -> Result<Response> {
+async fn answer(edge: Arc<Edge>, body: Sent, kind: Kind, read: Read) -> Result<Response> {
     let arrival_ns = monotonic_ns();
     edge.check_health()?;
     let read = read_body(&edge, body, read).await;
@@ -201,11 +199,7 @@ async fn answer(
 }
 
 /// Long texts take a while to become tokens, so other requests are served meanwhile.
-async fn read_body(
-    edge: &Arc<Edge>,
-    body: Sent,
-    read: fn(&Edge, &[u8]) -> Result<(Vec<Prompt>, Options)>,
-) -> Result<(Vec<Prompt>, Options)> {
+async fn read_body(edge: &Arc<Edge>, body: Sent, read: Read) -> Result<Asked> {
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::body(edge.body_bytes_max),
         _ => ApiError::malformed(format_args!("body: {}", rejection.body_text())),

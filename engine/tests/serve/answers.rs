@@ -97,7 +97,7 @@ fn stop_tokens_end_an_output() {
 fn mixed(number: u32) -> Value {
     let prompt: Vec<u32> = (0..3 + number * 7 % 60).map(|i| (number * 31 + i * 17) % 250).collect();
     let temperature = if number.is_multiple_of(2) { 0.0 } else { 0.8 };
-    json!({"prompt": prompt, "max_tokens": 8 + number * 5 % 40, "temperature": temperature, "seed": number, "stream": number % 3 == 0})
+    json!({"prompt": prompt, "max_tokens": 8 + number * 5 % 40, "temperature": temperature, "seed": number, "stream": number.is_multiple_of(3)})
 }
 
 fn tokens_of(server: &Server, body: &Value) -> Vec<u32> {

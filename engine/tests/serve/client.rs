@@ -8,12 +8,13 @@ use super::folder::Folder;
 use super::server::{NAME, Server, golden};
 
 /// An interpreter that has the packages of .ci/requirements.txt; `None`, said aloud, where nobody named one.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn python() -> Option<String> {
     let named = std::env::var("CHARIOT_PYTHON").ok();
     if named.is_none() {
-        eprintln!(
-            "SKIPPED: CHARIOT_PYTHON names no Python with the packages of .ci/requirements.txt; .ci/run does"
-        );
+        let what =
+            "SKIPPED: CHARIOT_PYTHON names no Python with the packages of .ci/requirements.txt; .ci/run does";
+        eprintln!("{what}");
     }
     named
 }

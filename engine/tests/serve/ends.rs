@@ -18,6 +18,11 @@ fn server(more: &[&str]) -> Server {
     Server::start("llama-gqa", &[&["--tp", "2", "--pp", "2", "--max-model-len", "9000"], more].concat())
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long a failure takes is what is tested")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn is_alive(pid: i32) -> bool {
     let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
@@ -64,7 +69,7 @@ fn a_dead_worker_ends_requests_and_server_with_its_name() {
         let stream = server.stream(&long());
         let whole = server.connect("POST", "/v1/completions", long().to_string().as_bytes());
         server.await_metric("chariot_requests_running", 2.0);
-        let killed = Instant::now();
+        let killed = now();
         kill_process(Pid::from_raw(workers[victim]).unwrap(), Signal::KILL).unwrap();
         let answer = Answer::read(whole);
         assert_eq!(answer.status, 500, "{}", answer.text());

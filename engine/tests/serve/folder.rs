@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::server::{GOLDEN, golden};
 
-pub const MODEL: &str = "llama-gqa";
+pub(crate) const MODEL: &str = "llama-gqa";
 /// Tokens of the model's vocabulary.
-const SIZE: usize = 250;
-pub const TEMPLATE: &str = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'].strip() }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
+const SIZE: u32 = 250;
+const TEMPLATE: &str = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'].strip() }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
 
 /// The character that stands for a byte in a byte-level vocabulary: itself where it can be printed.
 fn byte_char(byte: u8) -> char {
@@ -19,22 +19,37 @@ fn byte_char(byte: u8) -> char {
     }
 }
 
-/// `Euro sign`, a byte a token: where the greedy output of the first golden prompt first has three different tokens in a row.
-pub fn euro_tokens() -> [u32; 3] {
+/// The Euro sign, a byte a token: where the greedy output of the first golden prompt first has three different tokens in a row.
+fn euro_tokens() -> [u32; 3] {
     let (_, greedy) = golden(MODEL).swap_remove(0);
     let window =
         greedy.windows(3).find(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2]);
     window.unwrap().try_into().unwrap()
 }
 
-/// Every token of the model, as a byte-level vocabulary writes it: those three bytes, all of ASCII that is printed, pairs of letters.
-fn vocabulary() -> Map<String, Value> {
+/// What every token of the model stands for: those three bytes, all of ASCII that is printed, pairs of letters.
+fn pieces() -> Vec<Vec<u8>> {
     let euro = euro_tokens();
-    let ascii = (b' '..=b'~').chain([b'\n']).map(|byte| byte_char(byte).to_string());
-    let pairs = ('a'..='z').flat_map(|first| ('A'..='Z').map(move |second| format!("{first}{second}")));
-    let others = (0..SIZE as u32).filter(|id| !euro.contains(id)).zip(ascii.chain(pairs));
-    let bytes = euro.into_iter().zip("€".bytes().map(|byte| byte_char(byte).to_string()));
-    others.chain(bytes).map(|(id, text)| (text, json!(id))).collect()
+    let ascii = (b' '..=b'~').chain([b'\n']).map(|byte| vec![byte]);
+    let pairs = (b'a'..=b'z').flat_map(|first| (b'A'..=b'Z').map(move |second| vec![first, second]));
+    let mut others = ascii.chain(pairs);
+    let piece = |id| match euro.iter().position(|token| *token == id) {
+        Some(place) => vec!["€".as_bytes()[place]],
+        None => others.next().unwrap(),
+    };
+    (0..SIZE).map(piece).collect()
+}
+
+/// The text of an output: of its bytes, all at once.
+pub(crate) fn text_of(ids: &[u32]) -> String {
+    let pieces = pieces();
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| pieces[*id as usize].clone()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn vocabulary() -> Map<String, Value> {
+    let name = |piece: Vec<u8>| piece.into_iter().map(byte_char).collect::<String>();
+    (0..SIZE).zip(pieces()).map(|(id, piece)| (name(piece), json!(id))).collect()
 }
 
 fn tokenizer() -> Value {
@@ -48,13 +63,13 @@ fn tokenizer() -> Value {
 }
 
 /// A folder of a model, gone when dropped.
-pub struct Folder {
+pub(crate) struct Folder {
     dir: tempfile::TempDir,
 }
 
 impl Folder {
     /// The golden model, with `more` in its config.json.
-    pub fn new(more: &Value) -> Self {
+    pub(crate) fn new(more: &Value) -> Self {
         let folder = Self { dir: tempfile::tempdir().unwrap() };
         let text = fs_err::read_to_string(format!("{GOLDEN}/{MODEL}/config.json")).unwrap();
         let mut config: Value = serde_json::from_str(&text).unwrap();
@@ -66,14 +81,14 @@ impl Folder {
     }
 
     /// With a tokenizer and a chat template.
-    pub fn with_text(more: &Value) -> Self {
+    pub(crate) fn with_text(more: &Value) -> Self {
         let folder = Self::new(more);
         folder.write("tokenizer.json", &tokenizer());
         folder.write("tokenizer_config.json", &json!({"chat_template": TEMPLATE}));
         folder
     }
 
-    pub fn path(&self) -> Utf8PathBuf {
+    pub(crate) fn path(&self) -> Utf8PathBuf {
         Utf8Path::from_path(self.dir.path()).unwrap().to_owned()
     }
 

@@ -9,20 +9,20 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-pub const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden");
+pub(crate) const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden");
 /// What every server of a test calls its model.
-pub const NAME: &str = "tiny";
+pub(crate) const NAME: &str = "tiny";
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Open, so that the server never writes into a closed pipe.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl Server {
     /// Serves a golden model, or any folder that `model` names with a slash.
-    pub fn start(model: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(model: &str, more: &[&str]) -> Self {
         let folder = if model.contains('/') { model.to_owned() } else { format!("{GOLDEN}/{model}") };
         let mut child = Command::new(env!("CARGO_BIN_EXE_chariot-engine"))
             .args(["serve", "--port", "0", "--served-model-name", NAME, "--model", &folder])
@@ -43,28 +43,28 @@ impl Server {
         Self { child, address: address.parse().unwrap(), _stdout: stdout }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn workers(&self) -> Vec<i32> {
+    pub(crate) fn workers(&self) -> Vec<i32> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid());
         let text = fs_err::read_to_string(path).unwrap_or_default();
         text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end; what it said on stderr comes along.
-    pub fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap(), said)
     }
 
-    pub fn connect(&self, method: &str, path: &str, body: &[u8]) -> TcpStream {
+    pub(crate) fn connect(&self, method: &str, path: &str, body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let head = format!(
@@ -75,24 +75,24 @@ impl Server {
         stream
     }
 
-    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         Answer::read(self.connect(method, path, body))
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, b"")
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.ask("POST", path, named(body).to_string().as_bytes())
     }
 
-    pub fn complete(&self, body: &Value) -> Answer {
+    pub(crate) fn complete(&self, body: &Value) -> Answer {
         self.post("/v1/completions", body)
     }
 
     /// A stream whose first event has come.
-    pub fn stream(&self, body: &Value) -> BufReader<TcpStream> {
+    pub(crate) fn stream(&self, body: &Value) -> BufReader<TcpStream> {
         let mut body = named(body);
         body["stream"] = json!(true);
         let mut reader = BufReader::new(self.connect("POST", "/v1/completions", body.to_string().as_bytes()));
@@ -105,13 +105,13 @@ impl Server {
     }
 
     /// A number that the server counts.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("expected {name} in:\n{text}")).parse().unwrap()
     }
 
-    pub fn await_metric(&self, name: &str, expected: f64) {
+    pub(crate) fn await_metric(&self, name: &str, expected: f64) {
         let mut found = self.metric(name);
         for _ in 0..500 {
             if found == expected {
@@ -141,14 +141,14 @@ fn named(body: &Value) -> Value {
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
     body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn read(mut stream: impl Read) -> Self {
+    pub(crate) fn read(mut stream: impl Read) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         let split = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
@@ -159,26 +159,26 @@ impl Answer {
         Self { status, head, body }
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).expect("every answer is UTF-8")
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("expected JSON, found {self:?}"))
     }
 
     /// The answer of a request that went well.
-    pub fn ok(&self) -> Value {
+    pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text());
         self.json()
     }
 
     /// The events of a stream, each checked to be whole; the last must be `[DONE]`.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         assert_eq!(
             (self.status, self.header("content-type").unwrap()),
             (200, "text/event-stream; charset=utf-8")
@@ -204,12 +204,12 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
 }
 
 /// Token ids of output `index`.
-pub fn token_ids(answer: &Value, index: usize) -> Vec<u32> {
+pub(crate) fn token_ids(answer: &Value, index: usize) -> Vec<u32> {
     serde_json::from_value(answer["choices"][index]["token_ids"].clone()).unwrap()
 }
 
 /// A golden model's prompts and the tokens that Transformers continues them with.
-pub fn golden(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
+pub(crate) fn golden(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
     let text = fs_err::read_to_string(format!("{GOLDEN}/{model}/golden.json")).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     let ids = |value: &Value| serde_json::from_value(value.clone()).unwrap();

@@ -66,7 +66,8 @@ fn a_character_comes_when_its_last_byte_does() {
         let ids: Vec<u32> = "é€𝄞".bytes().map(u32::from).collect();
         assert_eq!(pieces(&vocabulary, &ids), ["", "é", "", "", "€", "", "", "", "𝄞", ""]);
         // Half a character at the end is told as what it is, once nothing can follow.
-        assert_eq!(pieces(&vocabulary, &[0xE2, 0x82]).concat().chars().all(|c| c == BROKEN), true);
+        let half = pieces(&vocabulary, &[0xE2, 0x82]);
+        assert!(half[..2].iter().all(String::is_empty) && half[2].starts_with(BROKEN), "{half:?}");
     }
 }
 
