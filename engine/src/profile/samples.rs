@@ -3,8 +3,9 @@
 use super::design::{Point, tokens};
 use super::fit::{Observation, digits, rising, stage};
 use super::quiet::{Machine, others};
+use super::{BLOCK_SIZE, BLOCKS};
 use crate::clock::monotonic_ns;
-use crate::runtime::{Loss, Probed, RuntimeExecutor};
+use crate::runtime::{Loss, ProbePlan, Probed, RuntimeExecutor, probe_blocks};
 use crate::sched::batch::{Batch, Chunk};
 use crate::sim::curve::Curve;
 use crate::sim::measured::{Fit, StageTable};
@@ -55,12 +56,14 @@ impl Samples {
     pub(super) fn gather(
         executor: &mut RuntimeExecutor,
         points: Vec<Point>,
+        vocabulary: u32,
         depth: u32,
         seconds: f64,
         progress: &mut dyn FnMut(u32),
     ) -> Result<Self, Loss> {
         let mut seen: Vec<Seen> = points.into_iter().map(Seen::new).collect();
         let machine = Machine::new(executor.processes());
+        let mut plan = ProbePlan { first_block: 0, vocabulary, times: 1, depth };
         let mut disturbed = 0;
         let began = monotonic_ns();
         let elapsed = || (monotonic_ns() - began) as f64 / 1e9;
@@ -75,7 +78,7 @@ impl Samples {
             for step in 0..count {
                 // There and back: a machine that grows slower all the while is then no slower for some points than for others.
                 let index = if rounds % 2 == 0 { step } else { count - 1 - step };
-                disturbed += u32::from(seen[index].visit(executor, &machine, depth)?);
+                disturbed += u32::from(seen[index].visit(executor, &machine, &mut plan)?);
             }
             rounds += 1;
         }
@@ -169,14 +172,21 @@ impl Seen {
         median(&self.times.stages[number])
     }
 
-    /// Runs the batch some times; whether others disturbed it.
-    fn visit(&mut self, executor: &mut RuntimeExecutor, machine: &Machine, depth: u32) -> Result<bool, Loss> {
+    /// Runs the batch some times; whether others disturbed it. The next visit finds its blocks after this one's.
+    fn visit(
+        &mut self,
+        executor: &mut RuntimeExecutor,
+        machine: &Machine,
+        plan: &mut ProbePlan,
+    ) -> Result<bool, Loss> {
         let known = [&self.times, &self.disturbed].map(Times::longest_us).into_iter().fold(0.0, f64::max);
         let times = if known > 0.0 { (VISIT_US / known).clamp(1.0, VISIT_MAX) as u32 } else { 1 };
         // While the pipeline fills and empties, not all stages are busy.
-        let margin = depth - 1;
+        let margin = plan.depth - 1;
+        plan.times = times + 2 * margin;
         let before = machine.now();
-        let probed = executor.probe(&self.point, 0, times + 2 * margin, depth)?;
+        let probed = executor.probe(&self.point, plan)?;
+        plan.first_block = (plan.first_block + plan.times * probe_blocks(&self.point, BLOCK_SIZE)) % BLOCKS;
         let share = before.zip(machine.now()).map_or(0.0, |(before, after)| others(before, after));
         let is_disturbed = share > OTHERS_MAX;
         let kept = if is_disturbed { &mut self.disturbed } else { &mut self.times };
