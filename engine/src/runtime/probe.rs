@@ -108,8 +108,12 @@ mod tests {
     #[test]
     fn sequences_lie_one_after_the_other_and_round_again() {
         let part = |context, tokens| ProbePart { context, tokens, samples: true };
-        let step =
-            step(3, &[part(0, 17), part(31, 1), part(32, 16)], 2, KvSpec { blocks: 8, block_size: 16 });
+        let parts = [part(0, 17), part(31, 1), part(32, 16)];
+        let plan = ProbePlan { first_block: 2, vocabulary: 50, times: 2, depth: 1 };
+        let kv = KvSpec { blocks: 8, block_size: 16 };
+        let next = step(1, &parts, &plan, kv);
+        assert_eq!(next.parts[0].blocks_new, [1, 2], "it goes on where the first run ended");
+        let step = step(0, &parts, &plan, kv);
         let blocks: Vec<_> = step.parts.iter().map(|part| part.blocks_new.clone()).collect();
         assert_eq!(blocks, [vec![2, 3], vec![4, 5], vec![6, 7, 0]]);
         assert_eq!((step.batch, step.tokens.len()), (FIRST_BATCH, 34));
