@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::clock::monotonic_ns;
 use crate::model::KvSpec;
-use crate::runtime::{LaunchError, Loss, Plan, RuntimeExecutor};
+use crate::runtime::{LaunchError, Loss, Plan, ProbePlan, RuntimeExecutor};
 use crate::shape::ModelShape;
 use crate::shard::{Dtype, ShardError};
 use crate::sim::measured::{Layout, Operations};
@@ -77,17 +77,24 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
     executor.warm_up(tokens_max, SEQUENCES.min(tokens_max), BLOCKS)?;
+    let vocabulary = shape.vocab_size;
     for point in design::touching(BLOCKS, BLOCK_SIZE) {
-        executor.probe(&point, 0, 1, 1)?;
+        executor.probe(&point, &ProbePlan { first_block: 0, vocabulary, times: 1, depth: 1 })?;
     }
     executor.start();
     let began = monotonic_ns();
     let elapsed = || (monotonic_ns() - began) as f64 / 1e9;
     let share = if parallel.pp > 1 { ALONE } else { 1.0 };
-    let alone =
-        Samples::gather(&mut executor, design::points(tokens_max), 1, seconds * share, &mut |round| {
+    let alone = Samples::gather(
+        &mut executor,
+        design::points(tokens_max),
+        vocabulary,
+        1,
+        seconds * share,
+        &mut |round| {
             progress(&format!("round {round}, {:.0} of {seconds:.0} s", elapsed()));
-        })?;
+        },
+    )?;
     let busy = match parallel.pp {
         1 => None,
         depth => {
@@ -95,6 +102,7 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
             Some(Samples::gather(
                 &mut executor,
                 design::busy_points(tokens_max),
+                vocabulary,
                 depth,
                 left,
                 &mut |round| {

@@ -3,8 +3,9 @@
 use super::design::{Point, tokens};
 use super::fit::{Observation, digits, rising, stage};
 use super::quiet::{Machine, others};
+use super::{BLOCK_SIZE, BLOCKS};
 use crate::clock::monotonic_ns;
-use crate::runtime::{Loss, Probed, RuntimeExecutor};
+use crate::runtime::{Loss, ProbePlan, Probed, RuntimeExecutor, probe_blocks};
 use crate::sched::batch::{Batch, Chunk};
 use crate::sim::curve::Curve;
 use crate::sim::measured::{Fit, StageTable};
@@ -21,7 +22,7 @@ const QUANTILES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995];
 /// Progress is told this often, in seconds.
 const TELL_S: f64 = 5.0;
 /// A point with fewer times says nothing of their spread.
-const SPREAD_MIN: usize = 4;
+const SPREAD_MIN: usize = 3;
 
 /// What was seen of each batch.
 pub(super) struct Samples {
@@ -55,12 +56,14 @@ impl Samples {
     pub(super) fn gather(
         executor: &mut RuntimeExecutor,
         points: Vec<Point>,
+        vocabulary: u32,
         depth: u32,
         seconds: f64,
         progress: &mut dyn FnMut(u32),
     ) -> Result<Self, Loss> {
         let mut seen: Vec<Seen> = points.into_iter().map(Seen::new).collect();
         let machine = Machine::new(executor.processes());
+        let mut plan = ProbePlan { first_block: 0, vocabulary, times: 1, depth };
         let mut disturbed = 0;
         let began = monotonic_ns();
         let elapsed = || (monotonic_ns() - began) as f64 / 1e9;
@@ -75,7 +78,7 @@ impl Samples {
             for step in 0..count {
                 // There and back: a machine that grows slower all the while is then no slower for some points than for others.
                 let index = if rounds % 2 == 0 { step } else { count - 1 - step };
-                disturbed += u32::from(seen[index].visit(executor, &machine, depth)?);
+                disturbed += u32::from(seen[index].visit(executor, &machine, &mut plan)?);
             }
             rounds += 1;
         }
@@ -143,21 +146,34 @@ impl Samples {
         median(&single.flat_map(|seen| seen.times.trips.iter().copied()).collect::<Vec<_>>())
     }
 
-    /// How times lie about their batch's median, over all batches and stages.
+    /// How times lie about their batch's median, over all stages; each counts for as long as its batch takes, since what delays a
+    /// short batch by half would not be noticed in a long one.
     pub(super) fn spread(&self) -> Curve {
         let mut ratios = Vec::new();
         for times in
             self.seen.iter().flat_map(|seen| &seen.times.stages).filter(|times| times.len() >= SPREAD_MIN)
         {
             let middle = median(times);
-            ratios.extend(times.iter().map(|time| time / middle));
+            ratios.extend(times.iter().map(|time| (time / middle, middle)));
         }
-        if ratios.is_empty() {
-            return Curve::default();
-        }
-        ratios.sort_by(f64::total_cmp);
-        Curve(QUANTILES.iter().map(|share| [*share, digits(quantile(&ratios, *share))]).collect())
+        spread(ratios)
     }
+}
+
+/// Quantiles of values with weights.
+fn spread(mut ratios: Vec<(f64, f64)>) -> Curve {
+    if ratios.is_empty() {
+        return Curve::default();
+    }
+    ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let all: f64 = ratios.iter().map(|(_, weight)| weight).sum();
+    let mut below = 0.0;
+    let middles = ratios.iter().map(|(ratio, weight)| {
+        below += weight;
+        [(below - 0.5 * weight) / all, *ratio]
+    });
+    let sorted = Curve(middles.collect());
+    Curve(QUANTILES.iter().map(|share| [*share, digits(sorted.held_at(*share))]).collect())
 }
 
 impl Seen {
@@ -169,14 +185,21 @@ impl Seen {
         median(&self.times.stages[number])
     }
 
-    /// Runs the batch some times; whether others disturbed it.
-    fn visit(&mut self, executor: &mut RuntimeExecutor, machine: &Machine, depth: u32) -> Result<bool, Loss> {
+    /// Runs the batch some times; whether others disturbed it. The next visit finds its blocks after this one's.
+    fn visit(
+        &mut self,
+        executor: &mut RuntimeExecutor,
+        machine: &Machine,
+        plan: &mut ProbePlan,
+    ) -> Result<bool, Loss> {
         let known = [&self.times, &self.disturbed].map(Times::longest_us).into_iter().fold(0.0, f64::max);
         let times = if known > 0.0 { (VISIT_US / known).clamp(1.0, VISIT_MAX) as u32 } else { 1 };
         // While the pipeline fills and empties, not all stages are busy.
-        let margin = depth - 1;
+        let margin = plan.depth - 1;
+        plan.times = times + 2 * margin;
         let before = machine.now();
-        let probed = executor.probe(&self.point, 0, times + 2 * margin, depth)?;
+        let probed = executor.probe(&self.point, plan)?;
+        plan.first_block = (plan.first_block + plan.times * probe_blocks(&self.point, BLOCK_SIZE)) % BLOCKS;
         let share = before.zip(machine.now()).map_or(0.0, |(before, after)| others(before, after));
         let is_disturbed = share > OTHERS_MAX;
         let kept = if is_disturbed { &mut self.disturbed } else { &mut self.times };
@@ -236,4 +259,25 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * last as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     below + (above - below) * place.fract()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_an_even_number_lies_between_two() {
+        assert_eq!((median(&[4.0, 1.0, 3.0]), median(&[4.0, 1.0]), median(&[])), (3.0, 2.5, 0.0));
+    }
+
+    #[test]
+    fn long_batches_decide_the_spread() {
+        // A hundred short batches, half of them delayed, beside one long one that never was.
+        let short = (0..100).map(|index| (if index % 2 == 0 { 1.0 } else { 3.0 }, 1.0));
+        let long = (0..100).map(|_| (1.0, 1000.0));
+        let found = spread(short.chain(long).collect());
+        assert_eq!(found.held_at(0.5), 1.0);
+        assert_eq!(found.held_at(0.99), 1.0);
+        assert!(found.0.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]));
+    }
 }

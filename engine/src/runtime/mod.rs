@@ -29,7 +29,7 @@ mod worker;
 pub use driver::{Plan, RuntimeExecutor, Summary};
 pub use launch::{LaunchError, Waker};
 pub use loss::Loss;
-pub use probe::{ProbePart, Probed};
+pub use probe::{ProbePart, ProbePlan, Probed, probe_blocks};
 pub use protocol::Weights;
 pub use sequences::Prompt;
 pub use worker::run as run_worker;

@@ -12,8 +12,8 @@ use crate::units::Nanos;
 const FIRST_SEQ: u32 = u32::MAX - (1 << 20);
 /// Their batches too.
 const FIRST_BATCH: u32 = u32::MAX - (1 << 22);
-/// Every vocabulary has these tokens.
-const TOKEN_IDS: u32 = 32;
+/// Token ids of made-up batches are multiples of this, modulo the vocabulary: they lie far apart.
+const TOKEN_STRIDE: u32 = 2_654_435_761;
 
 /// One sequence's part of a made-up batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,19 @@ pub struct ProbePart {
     pub tokens: u32,
     /// A token is drawn after it.
     pub samples: bool,
+}
+
+/// How made-up batches are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbePlan {
+    /// The first run's first block. Each sequence and each run has its blocks after the one before it, round and round the cache.
+    pub first_block: u32,
+    /// Token ids are below it.
+    pub vocabulary: u32,
+    /// Runs of the same batch.
+    pub times: u32,
+    /// Runs under way at once.
+    pub depth: u32,
 }
 
 /// How a made-up batch went.
@@ -49,23 +62,21 @@ impl Probed {
 }
 
 impl RuntimeExecutor {
-    /// Runs the same made-up batch `times` times, with up to `depth` of them under way at once. Its sequences have their blocks
-    /// one after the other in the cache, from `first_block` on and round again.
-    pub fn probe(
-        &mut self,
-        parts: &[ProbePart],
-        first_block: u32,
-        times: u32,
-        depth: u32,
-    ) -> Result<Vec<Probed>, Loss> {
+    /// Runs the same made-up batch several times.
+    pub fn probe(&mut self, parts: &[ProbePart], plan: &ProbePlan) -> Result<Vec<Probed>, Loss> {
         let kv = self.kv();
-        let steps = (0..times).map(|number| step(number, parts, first_block, kv)).collect();
-        self.run_steps(steps, depth)
+        let steps = (0..plan.times).map(|number| step(number, parts, plan, kv)).collect();
+        self.run_steps(steps, plan.depth)
     }
 }
 
-fn step(number: u32, parts: &[ProbePart], first_block: u32, kv: KvSpec) -> Step {
-    let mut block = first_block;
+/// Blocks that a made-up batch takes.
+pub fn probe_blocks(parts: &[ProbePart], block_size: u32) -> u32 {
+    parts.iter().map(|part| (part.context + part.tokens).div_ceil(block_size)).sum()
+}
+
+fn step(number: u32, parts: &[ProbePart], plan: &ProbePlan, kv: KvSpec) -> Step {
+    let mut block = plan.first_block + number * probe_blocks(parts, kv.block_size);
     let mut part = |(index, probe): (usize, &ProbePart)| {
         let needed = (probe.context + probe.tokens).div_ceil(kv.block_size);
         let blocks_new = (block..block + needed).map(|block| block % kv.blocks).collect();
@@ -80,11 +91,12 @@ fn step(number: u32, parts: &[ProbePart], first_block: u32, kv: KvSpec) -> Step 
         }
     };
     let tokens: u32 = parts.iter().map(|part| part.tokens).sum();
+    let id = |token: u32| (number * tokens + token).wrapping_mul(TOKEN_STRIDE) % plan.vocabulary;
     Step {
         batch: FIRST_BATCH + number,
         sent_ns: 0,
         parts: parts.iter().enumerate().map(&mut part).collect(),
-        tokens: (0..tokens).map(|token| token % TOKEN_IDS).collect(),
+        tokens: (0..tokens).map(id).collect(),
         released: Vec::new(),
         logits: false,
     }
@@ -97,10 +109,15 @@ mod tests {
     #[test]
     fn sequences_lie_one_after_the_other_and_round_again() {
         let part = |context, tokens| ProbePart { context, tokens, samples: true };
-        let step =
-            step(3, &[part(0, 17), part(31, 1), part(32, 16)], 2, KvSpec { blocks: 8, block_size: 16 });
+        let parts = [part(0, 17), part(31, 1), part(32, 16)];
+        let plan = ProbePlan { first_block: 2, vocabulary: 50, times: 2, depth: 1 };
+        let kv = KvSpec { blocks: 8, block_size: 16 };
+        let next = step(1, &parts, &plan, kv);
+        assert_eq!(next.parts[0].blocks_new, [1, 2], "it goes on where the first run ended");
+        let step = step(0, &parts, &plan, kv);
         let blocks: Vec<_> = step.parts.iter().map(|part| part.blocks_new.clone()).collect();
         assert_eq!(blocks, [vec![2, 3], vec![4, 5], vec![6, 7, 0]]);
-        assert_eq!((step.batch, step.tokens.len()), (FIRST_BATCH + 3, 34));
+        assert_eq!((step.batch, step.tokens.len()), (FIRST_BATCH, 34));
+        assert!(step.tokens.iter().all(|token| *token < 50));
     }
 }
