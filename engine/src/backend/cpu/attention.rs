@@ -299,18 +299,17 @@ impl<V: Values> Task<'_, V> {
         }
         for (index, group) in groups.iter().enumerate() {
             let values = self.pages.values(group.block, self.kv_head, group.in_block, group.tokens);
-            for (key, values) in values.chunks_exact(self.pages.value_vectors()).enumerate() {
-                let mut wide = [L::splat(0.0); D];
-                for (wide, values) in wide.iter_mut().zip(&values[vector..]) {
-                    *wide = V::wide::<L>(values);
-                }
-                for (sums, scores) in sums.iter_mut().zip(&tile.scores) {
-                    let share = L::splat(scores[index][key % GROUP]);
-                    for (sum, &wide) in sums.iter_mut().zip(&wide) {
-                        *sum = sum.add_product(share, wide);
-                    }
-                }
+            let mut shares: [&[f32; GROUP]; R] = [&[0.0; GROUP]; R];
+            for (shares, scores) in shares.iter_mut().zip(&tile.scores) {
+                *shares = &scores[index];
             }
+            sums = add_values::<L, V, R, D>(
+                sums,
+                &shares,
+                &values[vector..],
+                self.pages.value_vectors(),
+                group.tokens,
+            );
         }
         for (row, sums) in sums.iter().enumerate() {
             for (sum, out) in sums.iter().zip(&mut tile.out[row][vector..]) {
@@ -365,4 +364,29 @@ impl<const R: usize> Tile<R> {
         }
         factors
     }
+}
+
+/// Adds D vectors of each token's values, which are `stride` vectors apart, each times the rows' shares.
+#[inline(always)]
+fn add_values<L: Lanes, V: Values, const R: usize, const D: usize>(
+    mut sums: [[L; D]; R],
+    shares: &[&[f32; GROUP]; R],
+    values: &[[V::Stored; GROUP]],
+    stride: usize,
+    tokens: usize,
+) -> [[L; D]; R] {
+    for key in 0..tokens.min(GROUP) {
+        let values = &values[key * stride..][..D];
+        let mut wide = [L::splat(0.0); D];
+        for (wide, values) in wide.iter_mut().zip(values) {
+            *wide = V::wide::<L>(values);
+        }
+        for (sums, shares) in sums.iter_mut().zip(shares) {
+            let share = L::splat(shares[key]);
+            for (sum, &wide) in sums.iter_mut().zip(&wide) {
+                *sum = sum.add_product(share, wide);
+            }
+        }
+    }
+    sums
 }

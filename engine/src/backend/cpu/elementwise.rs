@@ -62,62 +62,93 @@ fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     sums.iter().sum()
 }
 
-/// A loop over rows, compiled once an instruction set.
-struct Rows<F>(F);
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    y: &'a mut [f32],
+}
 
-impl<F: FnOnce()> Kernel for Rows<F> {
+impl Kernel for LayerNorm<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        (self.0)();
-    }
-}
-
-#[inline(always)]
-fn layer_norm_rows(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
-    let width = weight.len();
-    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-        let mean = sum(x, |x| x) / width as f32;
-        let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
-        let scale = 1.0 / (variance + eps).sqrt();
-        for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-            *y = (x - mean) * scale * weight + bias;
+        let Self { x, weight, bias, eps, y } = self;
+        let width = weight.len();
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            let mean = sum(x, |x| x) / width as f32;
+            let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f32;
+            let scale = 1.0 / (variance + eps).sqrt();
+            for ((y, x), (weight, bias)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                *y = (x - mean) * scale * weight + bias;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    let width = weight.len();
-    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
-        let square = sum(x, |x| x * x) / width as f32;
-        let scale = 1.0 / (square + eps).sqrt();
-        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-            *y = x * scale * weight;
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for RmsNorm<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { x, weight, eps, y } = self;
+        let width = weight.len();
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            let square = sum(x, |x| x * x) / width as f32;
+            let scale = 1.0 / (square + eps).sqrt();
+            for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * scale * weight;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn silu_mul_rows(gate_up: &[f32], f: usize, out: &mut [f32]) {
-    for (gate_up, out) in gate_up.chunks_exact(2 * f).zip(out.chunks_exact_mut(f)) {
-        let (gate, up) = gate_up.split_at(f);
-        for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
-            *out = gate / (1.0 + exp(-gate)) * up;
+struct SiluMul<'a> {
+    gate_up: &'a [f32],
+    f: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { gate_up, f, out } = self;
+        for (gate_up, out) in gate_up.chunks_exact(2 * f).zip(out.chunks_exact_mut(f)) {
+            let (gate, up) = gate_up.split_at(f);
+            for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
+                *out = gate / (1.0 + exp(-gate)) * up;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn add_values(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
+struct Gelu<'a>(&'a mut [f32]);
+
+impl Kernel for Gelu<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for x in self.0 {
+            *x = gelu(*x);
+        }
     }
 }
 
-#[inline(always)]
-fn gelu_values(x: &mut [f32]) {
-    for x in x {
-        *x = gelu(*x);
+struct Add<'a> {
+    x: &'a mut [f32],
+    y: &'a [f32],
+}
+
+impl Kernel for Add<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for (x, y) in self.x.iter_mut().zip(self.y) {
+            *x += y;
+        }
     }
 }
 
@@ -126,7 +157,7 @@ impl Cpu {
     pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
         self.pool.rows(y, width, &|first, y| {
-            self.isa.run(Rows(|| layer_norm_rows(&x[first * width..], weight, bias, eps, y)));
+            self.isa.run(LayerNorm { x: &x[first * width..], weight, bias, eps, y });
         });
     }
 
@@ -134,25 +165,25 @@ impl Cpu {
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         let width = weight.len();
         self.pool.rows(y, width, &|first, y| {
-            self.isa.run(Rows(|| rms_norm_rows(&x[first * width..], weight, eps, y)));
+            self.isa.run(RmsNorm { x: &x[first * width..], weight, eps, y });
         });
     }
 
     /// `x = x Phi(x)`, by the error function.
     pub fn gelu(&self, x: &mut [f32]) {
-        self.pool.rows(x, 1, &|_, x| self.isa.run(Rows(|| gelu_values(x))));
+        self.pool.rows(x, 1, &|_, x| self.isa.run(Gelu(x)));
     }
 
     /// `out[m, f] = silu(gate) up`, where a row of `gate_up[m, 2 f]` is the gate's f values, then up's.
     pub fn silu_mul(&self, gate_up: &[f32], f: usize, out: &mut [f32]) {
         self.pool.rows(out, f, &|first, out| {
-            self.isa.run(Rows(|| silu_mul_rows(&gate_up[first * 2 * f..], f, out)));
+            self.isa.run(SiluMul { gate_up: &gate_up[first * 2 * f..], f, out });
         });
     }
 
     /// `x += y`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
         assert_eq!(x.len(), y.len(), "expected equal lengths");
-        self.pool.rows(x, 1, &|first, x| self.isa.run(Rows(|| add_values(x, &y[first..]))));
+        self.pool.rows(x, 1, &|first, x| self.isa.run(Add { x, y: &y[first..] }));
     }
 }

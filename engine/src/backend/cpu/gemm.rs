@@ -3,6 +3,8 @@
 //! So a result depends neither on the rows beside it nor on the threads. Knows no dtype but through [`Format`].
 #![expect(unsafe_code, reason = "threads write disjoint columns of one output")]
 
+use bytemuck::Zeroable as _;
+
 use super::format::Format;
 use super::lanes::{Isa, Kernel, Lanes};
 use super::pool::{Parts, Pool};
@@ -52,12 +54,11 @@ impl<F: Format> Product<'_, F> {
         let inputs: &mut [F::Input] = bytemuck::cast_slice_mut(&mut scratch[..values]);
         let (blocks, panels) = (m.div_ceil(BLOCK), self.rows.div_ceil(PANEL));
         let packed = Parts::new(&mut *inputs);
-        let most = isa.tile_rows();
         let pack = |block: usize, step: usize| {
             let rows = block * step..((block + 1) * step).min(m);
             // SAFETY: each task has its own rows.
             let inputs = unsafe { packed.part(rows.start * lines, rows.len() * lines) };
-            self.pack(rows, most, inputs);
+            self.pack(isa, rows, inputs);
         };
         if m < PACK_TOGETHER {
             pack(0, BLOCK);
@@ -74,20 +75,48 @@ impl<F: Format> Product<'_, F> {
         });
     }
 
-    fn pack(&self, rows: std::ops::Range<usize>, most: usize, mut inputs: &mut [F::Input]) {
+    fn pack(&self, isa: Isa, rows: std::ops::Range<usize>, mut inputs: &mut [F::Input]) {
         let lines = self.columns.div_ceil(F::INPUTS);
         let mut row = rows.start;
         while row < rows.end {
-            let count = tile_rows(rows.end - row, most);
+            let count = tile_rows(rows.end - row, isa.tile_rows());
             let (tile, rest) = inputs.split_at_mut(count * lines);
-            for i in 0..count {
-                let x = &self.x[(row + i) * self.columns..][..self.columns];
-                for (line, x) in x.chunks(F::INPUTS).enumerate() {
-                    tile[line * count + i] = F::input(x);
-                }
-            }
+            let x = &self.x[row * self.columns..][..count * self.columns];
+            isa.run(Pack::<F> { x, columns: self.columns, tile });
             inputs = rest;
             row += count;
+        }
+    }
+}
+
+/// Rows `x` to one tile.
+struct Pack<'a, F: Format> {
+    x: &'a [f32],
+    columns: usize,
+    tile: &'a mut [F::Input],
+}
+
+impl<F: Format> Kernel for Pack<'_, F> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { x, columns, tile } = self;
+        let rows = x.len() / columns;
+        for (i, x) in x.chunks_exact(columns).enumerate() {
+            // Some lines at a time are made by vectors, then laid where they belong.
+            let mut inputs = [F::Input::zeroed(); 64];
+            for (block, x) in x.chunks(64 * F::INPUTS).enumerate() {
+                let (whole, rest) = x.split_at(x.len() / F::INPUTS * F::INPUTS);
+                for (input, x) in inputs.iter_mut().zip(whole.chunks_exact(F::INPUTS)) {
+                    *input = F::input(x);
+                }
+                if !rest.is_empty() {
+                    inputs[whole.len() / F::INPUTS] = F::input(rest);
+                }
+                let out = tile[block * 64 * rows + i..].iter_mut().step_by(rows);
+                for (out, input) in out.zip(&inputs[..x.len().div_ceil(F::INPUTS)]) {
+                    *out = *input;
+                }
+            }
         }
     }
 }
