@@ -51,6 +51,7 @@ fn start(sequences: u32) -> anyhow::Result<Engine<RuntimeExecutor>> {
         kv: KvSpec { blocks, block_size: BLOCK_SIZE },
         max_model_len: PROMPT + OUTPUT,
         shared_memory: true,
+        cores: Vec::new(),
         links: None,
         ready_by: Duration::from_secs(60),
         step_by: Duration::from_secs(60),
