@@ -82,68 +82,122 @@ fn mistakes_end_with_code_2_and_say_what_is_wrong() {
     }
 }
 
-/// A trial on two stages of two ranks, over emulated links: the same files as the simulator's, marked measured.
-#[test]
-fn a_measured_trial_leaves_the_files_of_a_simulated_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let pipelines = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines");
-    let run = |args: &[&str]| {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_chariot-engine")).args(args).current_dir(&dir).output().unwrap();
+/// A folder with a platform, a trial's configuration and the commands that run it, on two stages of two ranks.
+struct Trial {
+    dir: tempfile::TempDir,
+}
+
+const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines");
+const TRIAL: [&str; 9] = [
+    "bench",
+    "--cluster",
+    "cluster.json",
+    "--weights",
+    "weights.json",
+    "--config",
+    "config.json",
+    "--out",
+    "trial",
+];
+
+impl Trial {
+    /// With `more` under the platform's `runtime`.
+    fn new(more: &str) -> Self {
+        let trial = Self { dir: tempfile::tempdir().unwrap() };
+        let config = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 16, "batch_cap": 4},
+            "workload": {"requests": 4, "arrivals": {"kind": "static", "qps": 50}, "lengths": {"kind": "fixed", "prompt": 24, "output": 3}},
+            "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
+            "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
+        fs_err::write(trial.dir.path().join("config.json"), config).unwrap();
+        let (code, err) = trial.cluster(more);
+        assert_eq!(code, Some(0), "{err}");
+        let model = format!("{PIPELINES}/models/falcon-60m.yaml");
+        let shard = ["shard", "--cluster", "cluster.json", "--model", &model, "--out", "weights.json"];
+        trial.ok(&[&shard[..], &["--tp", "2", "--pp", "2"]].concat());
+        trial
+    }
+
+    fn cluster(&self, more: &str) -> (Option<i32>, String) {
+        let platform = fs_err::read_to_string(format!("{PIPELINES}/platforms/cpu-2x4.yaml")).unwrap();
+        let platform = platform.replace("shared_memory}", &format!("shared_memory, {more}}}"));
+        assert!(platform.contains(more));
+        fs_err::write(self.dir.path().join("platform.yaml"), platform).unwrap();
+        let (code, _, err) =
+            self.run(&["cluster", "--platform", "platform.yaml", "--on", "cpu", "--out", "cluster.json"]);
+        (code, err)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
+        command.args(args).current_dir(&self.dir);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(args).output().unwrap();
         let (out, err) =
             (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         (output.status.code(), out, err)
-    };
-    let ok = |args: &[&str]| {
-        let (code, out, err) = run(args);
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let (code, out, err) = self.run(args);
         assert_eq!(code, Some(0), "{args:?}: {err}");
         out
-    };
-    let config = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 16, "batch_cap": 4},
-        "workload": {"requests": 4, "arrivals": {"kind": "static", "qps": 50}, "lengths": {"kind": "fixed", "prompt": 24, "output": 3}},
-        "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
-        "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
-    fs_err::write(dir.path().join("config.json"), config).unwrap();
-    let platform = fs_err::read_to_string(format!("{pipelines}/platforms/cpu-2x4.yaml")).unwrap();
-    let emulated = "shared_memory, emulate: {time_scale: 1, bytes_per_value: 2, late_max: 1000}}";
-    fs_err::write(dir.path().join("platform.yaml"), platform.replace("shared_memory}", emulated)).unwrap();
-    let model = format!("{pipelines}/models/falcon-60m.yaml");
-    ok(&["cluster", "--platform", "platform.yaml", "--on", "cpu", "--out", "cluster.json"]);
-    ok(&[
-        "shard",
-        "--cluster",
-        "cluster.json",
-        "--model",
-        &model,
-        "--tp",
-        "2",
-        "--pp",
-        "2",
-        "--out",
-        "weights.json",
-    ]);
-    let trial = [
-        "--cluster",
-        "cluster.json",
-        "--weights",
-        "weights.json",
-        "--config",
-        "config.json",
-        "--out",
-        "trial",
-    ];
-    let told = ok(&[&["bench"], &trial[..], &["--trace", "trace.json"]].concat());
+    }
+}
+
+/// Over emulated links: the same files as the simulator's, marked measured.
+#[test]
+fn a_measured_trial_leaves_the_files_of_a_simulated_one() {
+    let trial = Trial::new("emulate: {time_scale: 1, bytes_per_value: 2, late_max: 1000}");
+    let told = trial.ok(&[&TRIAL[..], &["--trace", "trace.json"]].concat());
     assert!(told.contains("(measured), tp2 x pp2: 4 of 4 requests completed"), "{told}");
     assert!(told.contains("emulated links: ") && told.contains("% late, worst by"), "{told}");
-    let json = |path: &str| -> Value {
-        serde_json::from_slice(&fs_err::read(dir.path().join(path)).unwrap()).unwrap()
-    };
+    let path = |path: &str| trial.dir.path().join(path);
+    let json = |file: &str| -> Value { serde_json::from_slice(&fs_err::read(path(file)).unwrap()).unwrap() };
     assert_eq!(json("trial/trial.json")["provenance"], "measured");
     assert_eq!(json("trace.json")["otherData"]["provenance"], "measured");
     for file in ["records.parquet", "batches.parquet"] {
-        assert!(dir.path().join("trial").join(file).exists(), "{file}");
+        assert!(path("trial").join(file).exists(), "{file}");
     }
-    let (code, _, err) = run(&["cluster", "--platform", "platform.yaml", "--out", "simulated.json"]);
+    let (code, _, err) = trial.run(&["cluster", "--platform", "platform.yaml", "--out", "simulated.json"]);
     assert_eq!(code, Some(2), "no costs, nothing to simulate with");
     assert!(err.contains("costs to simulate with"), "{err}");
+}
+
+#[test]
+fn ranks_run_on_the_cores_that_the_platform_gives_them() {
+    // Each rank on the last core that this process may use.
+    let own = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    let core = (0..nix::sched::CpuSet::count()).rfind(|core| own.is_set(*core).unwrap()).unwrap();
+    let trial = Trial::new(&format!("cores: {:?}", [[core]; 8]));
+    let mut bench = trial.command(&TRIAL).stdout(Stdio::null()).spawn().unwrap();
+    let driver = bench.id();
+    let mut is_pinned = false;
+    while bench.try_wait().unwrap().is_none() {
+        let children = format!("/proc/{driver}/task/{driver}/children");
+        let children = fs_err::read_to_string(children).unwrap_or_default();
+        let status = |pid: &str| fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let allowed = format!("Cpus_allowed_list:\t{core}\n");
+        is_pinned |= children.split_whitespace().any(|pid| status(pid).contains(&allowed));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(bench.wait().unwrap().success() && is_pinned, "workers run on core {core}");
+
+    for (cores, said) in [
+        ("[[0], [0]]", "runtime.cores: expected one list of cores a device, found 2 lists for 8 devices"),
+        (
+            "[[0], [0], [0], [0], [0], [0], [0], [0, 1]]",
+            "runtime.cores[7]: expected a core of its own for each thread, found [0, 1]",
+        ),
+    ] {
+        let (code, err) = trial.cluster(&format!("cores: {cores}"));
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains(said), "expected `{said}`: {err}");
+    }
+    assert_eq!(trial.cluster(&format!("cores: {:?}", [[1023]; 8])).0, Some(0));
+    let (code, _, err) = trial.run(&TRIAL);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("runtime.cores: expected cores that this host lets the process use"), "{err}");
 }

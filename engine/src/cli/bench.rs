@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use camino::Utf8Path;
 use chariot_engine::comm::{LinkClass, Links};
 use chariot_engine::engine::{Ending, Trial};
 use chariot_engine::model::KvSpec;
@@ -12,7 +13,7 @@ use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Summary, Weights};
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::cluster::Provenance;
 use chariot_engine::sim::coefficient::Band;
-use chariot_engine::sim::platform::{Emulation, Link, Platform, Transport};
+use chariot_engine::sim::platform::{Emulation, Link, Platform, Runtime, Transport};
 use chariot_engine::timeline::Timeline;
 use chariot_engine::trial::BandChoice;
 use chariot_engine::units::SeqId;
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let ending = serve(&plan, &mut executor, &mut recorder, timeline.as_mut())?;
     let stays = executor.take_stays();
-    let emulation = plan.cluster.preset.runtime.unwrap_or_default().emulate;
+    let emulation = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.emulate);
     check_lateness(emulation, &executor.finish()?)?;
     let (records, batches) = recorder.finish(ending.end)?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
@@ -85,7 +86,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 /// Starts the workers, gives them every prompt there will be, and warms them up.
 fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     let preset = &plan.cluster.preset;
-    let runtime = preset.runtime.unwrap_or_default();
+    let runtime = preset.runtime.clone().unwrap_or_default();
+    check_cores(&args.cluster, "preset.", &runtime.cores)?;
     let scheduler = &plan.scheduler;
     let workers = runtime::Plan {
         parallel: plan.weights.parallel,
@@ -94,6 +96,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
         shared_memory: runtime.transport == Transport::SharedMemory,
+        cores: cores_of(&runtime),
         links: runtime.emulate.map(|emulation| links(preset, emulation)),
         ready_by: READY_BY,
         step_by: STEP_BY,
@@ -119,6 +122,28 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     executor.warm_up(scheduler.batch_tokens_max(), scheduler.batch_cap, scheduler.blocks)?;
     executor.start();
     Ok(executor)
+}
+
+/// Each rank's cores, if it has some of its own.
+pub(super) fn cores_of(runtime: &Runtime) -> Vec<Vec<usize>> {
+    runtime.cores.iter().map(|cores| cores.iter().map(|core| *core as usize).collect()).collect()
+}
+
+/// Refuses cores that this process may not use; workers may use the same. `within`: where in the file `runtime` stands.
+pub(super) fn check_cores(file: &Utf8Path, within: &str, cores: &[Vec<u32>]) -> anyhow::Result<()> {
+    let own =
+        nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).context("ask for this host's cores")?;
+    let missing = cores.iter().flatten().find(|core| !own.is_set(**core as usize).unwrap_or(false));
+    let Some(missing) = missing else { return Ok(()) };
+    let there: Vec<String> = (0..nix::sched::CpuSet::count())
+        .filter(|core| own.is_set(*core).unwrap_or(false))
+        .map(|core| core.to_string())
+        .collect();
+    let what = format!(
+        "{within}runtime.cores: expected cores that this host lets the process use ({}), found {missing}",
+        there.join(", ")
+    );
+    Err(mistake(file, what))
 }
 
 fn serve(

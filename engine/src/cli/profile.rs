@@ -15,7 +15,7 @@ use chariot_engine::shard::{Division, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
 
-use super::bench::{READY_BY, STEP_BY, links};
+use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, links};
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
@@ -83,7 +83,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let seconds = args.seconds / targets.len() as f64;
     let mut layouts = Vec::new();
     for (config, parallel) in targets {
-        let layout = measure(args, &platform, runtime, &config, parallel, seconds)?;
+        let layout = measure(args, &platform, &runtime, &config, parallel, seconds)?;
         say(format_args!("{}", Shown(&layout)))?;
         layouts.push(layout);
     }
@@ -100,9 +100,10 @@ fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
     let blame = |what: &dyn std::fmt::Display| mistake(&args.platform, what);
     let platform: Platform = serde_saphyr::from_str(&read(&args.platform)?).map_err(|error| blame(&error))?;
     platform.validate().map_err(|error| blame(&error))?;
-    let runtime = platform.runtime;
+    let runtime = platform.runtime.clone();
     let runtime =
         runtime.ok_or_else(|| blame(&"runtime: expected how ranks run on this machine, found none"))?;
+    check_cores(&args.platform, "", &runtime.cores)?;
     Ok((platform, runtime))
 }
 
@@ -141,7 +142,7 @@ fn targets(args: &Args, platform: &Platform) -> anyhow::Result<Vec<(ModelConfig,
 fn measure(
     args: &Args,
     platform: &Platform,
-    runtime: Runtime,
+    runtime: &Runtime,
     config: &ModelConfig,
     parallel: Parallel,
     seconds: f64,
@@ -154,6 +155,7 @@ fn measure(
         kv: KvSpec { blocks: 1, block_size: 1 },
         max_model_len: 1,
         shared_memory: runtime.transport == Transport::SharedMemory,
+        cores: cores_of(runtime),
         links: runtime.emulate.map(|emulation| links(platform, emulation)),
         ready_by: READY_BY,
         step_by: STEP_BY,

@@ -243,6 +243,7 @@ fn launch(args: &Args, parallel: Parallel, scheduler: &SchedulerConfig) -> anyho
         kv: KvSpec { blocks: scheduler.blocks, block_size: BLOCK_SIZE },
         max_model_len: scheduler.max_model_len,
         shared_memory: !args.tcp,
+        cores: Vec::new(),
         links: None,
         ready_by: READY_BY,
         step_by: STEP_BY,

@@ -7,6 +7,9 @@ use super::reduce::{Peers, others};
 use super::wire::Wire;
 use super::{Algorithm, CommError, Communicator};
 
+/// Up to so many values few messages count for more than few bytes; measured, docs/communicators.md.
+const DOUBLING_MAX: usize = 1 << 14;
+
 /// Some ranks of a mesh.
 pub(super) struct Group {
     wire: Arc<Mutex<dyn Wire>>,
@@ -44,7 +47,9 @@ impl Group {
         };
         let best = match values {
             _ if has_board => Algorithm::Flat,
-            _ => Algorithm::Direct,
+            _ if !size.is_power_of_two() => Algorithm::Direct,
+            ..=DOUBLING_MAX => Algorithm::Doubling,
+            _ => Algorithm::Halving,
         };
         self.algorithm.filter(can).unwrap_or(best)
     }

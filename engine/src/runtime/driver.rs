@@ -44,6 +44,8 @@ pub struct Plan {
     pub max_model_len: u32,
     /// Whether ranks talk through shared memory, or over TCP.
     pub shared_memory: bool,
+    /// For each rank, the core of each of its threads; empty: wherever the operating system puts them.
+    pub cores: Vec<Vec<usize>>,
     /// Links to emulate.
     pub links: Option<Links>,
     /// Workers must have loaded by then.
@@ -55,7 +57,7 @@ pub struct Plan {
 impl Plan {
     fn setup(&self, rank: usize, driver: SocketAddr, secret: &Secret, shared: Option<&Utf8Path>) -> Setup {
         Setup {
-            seat: Seat { rank: rank as u32, threads: self.threads, cores: None },
+            seat: Seat { rank: rank as u32, threads: self.threads, cores: self.cores.get(rank).cloned() },
             driver,
             secret: secret.to_hex(),
             parallel: self.parallel,

@@ -35,13 +35,16 @@ pub struct Platform {
 }
 
 /// How ranks run as processes of one host.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
     /// Compute threads of a rank.
     pub threads: u32,
     /// How ranks talk.
     pub transport: Transport,
+    /// For each rank, the core of each of its threads; absent: wherever the operating system puts them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cores: Vec<Vec<u32>>,
     /// Whether messages take the time that `links` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulate: Option<Emulation>,
@@ -79,9 +82,9 @@ fn late_max() -> f64 {
 }
 
 impl Default for Runtime {
-    /// One thread a rank, shared memory, no emulation.
+    /// One thread a rank, on any core, shared memory, no emulation.
     fn default() -> Self {
-        Self { threads: 1, transport: Transport::SharedMemory, emulate: None }
+        Self { threads: 1, transport: Transport::SharedMemory, cores: Vec::new(), emulate: None }
     }
 }
 
@@ -327,7 +330,7 @@ impl Platform {
             return Err(range("gpu_memory_gb", "a size above 0", self.gpu_memory_gb));
         }
         self.validate_links()?;
-        self.runtime.as_ref().map_or(Ok(()), Runtime::validate)?;
+        self.runtime.as_ref().map_or(Ok(()), |runtime| runtime.validate(self.devices()))?;
         if let Some(StageCosts::Measured(measured)) = &self.stage {
             let wrong = |(field, expected): (String, _)| {
                 range(&format!("stage.measured.{field}"), expected, "something else")
@@ -379,10 +382,11 @@ impl Platform {
 }
 
 impl Runtime {
-    fn validate(&self) -> Result<(), PlatformError> {
+    fn validate(&self, devices: u32) -> Result<(), PlatformError> {
         if !(1..=1024).contains(&self.threads) {
             return Err(range("runtime.threads", "a count from 1 to 1024", self.threads));
         }
+        self.validate_cores(devices)?;
         let Some(emulation) = self.emulate else { return Ok(()) };
         let Emulation { time_scale, bytes_per_value, compute_scale, late_max } = emulation;
         if compute_scale.is_some() && self.threads > 1 {
@@ -398,6 +402,23 @@ impl Runtime {
         for (field, factor) in factors {
             if !(factor.is_finite() && factor > 0.0) {
                 return Err(range(&format!("runtime.emulate.{field}"), "a number above 0", factor));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Runtime {
+    fn validate_cores(&self, devices: u32) -> Result<(), PlatformError> {
+        if !self.cores.is_empty() && self.cores.len() != devices as usize {
+            let found = format!("{} lists for {devices} devices", self.cores.len());
+            return Err(range("runtime.cores", "one list of cores a device", found));
+        }
+        for (rank, cores) in self.cores.iter().enumerate() {
+            let is_repeated = (1..cores.len()).any(|i| cores[..i].contains(&cores[i]));
+            if cores.len() != self.threads as usize || is_repeated {
+                let field = format!("runtime.cores[{rank}]");
+                return Err(range(&field, "a core of its own for each thread", format!("{cores:?}")));
             }
         }
         Ok(())

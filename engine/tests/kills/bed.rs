@@ -229,6 +229,13 @@ impl Run {
         Ending { code: status.code(), stdout, stderr, seconds }
     }
 
+    /// Signals driver and workers; `None`: the run is over.
+    pub(crate) fn signal_all(&mut self, signal: Signal) -> Option<()> {
+        let is_over = self.child.try_wait().unwrap().is_some();
+        self.ended |= is_over;
+        (!is_over).then(|| kill_process_group(Pid::from_child(&self.child), signal).unwrap())
+    }
+
     pub(crate) fn kill_driver(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -157,6 +157,30 @@ fn a_driver_killed_at_any_instant_takes_its_workers_along() {
     }
 }
 
+/// As by a person at a terminal: longer than any silence that a driver bears.
+#[test]
+fn a_whole_run_that_is_stopped_and_goes_on_passes() {
+    const AWAY: f64 = 4.5;
+    let bed = Bed::new(Transport::SharedMemory);
+    let mut random = seeded("stopped runs");
+    for number in 0..DRAWS {
+        bed.clear(number);
+        let mut run = bed.start(number);
+        let Some(_) = run.worker(WORLD - 1) else { continue };
+        sleep_until(now() + random.random::<f64>() * bed.phases()[4]);
+        if run.signal_all(Signal::STOP).is_none() {
+            continue;
+        }
+        sleep_until(now() + AWAY);
+        run.signal_all(Signal::CONT).unwrap();
+        let ending = run.end(60.0);
+        assert_eq!(ending.code, Some(0), "{}", ending.stderr);
+        assert!(bed.is_whole(number), "{:?}", bed.outputs(number));
+        return;
+    }
+    panic!("every run was over before it was stopped");
+}
+
 #[test]
 fn memory_that_the_system_refuses_is_asked_for_in_words() {
     // 80 GB a rank, of the 4 GB that it may have.
