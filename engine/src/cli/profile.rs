@@ -23,6 +23,8 @@ use shown::Shown;
 
 /// Values of the measured weights: made up from this seed.
 const SEED: u64 = 0;
+/// A layout with a larger share of disturbed measurements is warned of.
+const DISTURBED_MAX: f64 = 0.25;
 
 /// Measure models on this machine, for the simulator to predict trials with
 ///
@@ -85,6 +87,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     for (config, parallel) in targets {
         let layout = measure(args, &platform, &runtime, &config, parallel, seconds)?;
         say(format_args!("{}", Shown(&layout)))?;
+        if layout.fit.disturbed > DISTURBED_MAX {
+            let share = layout.fit.disturbed * 100.0;
+            // Nobody is left to tell if stderr is closed.
+            let _ = writeln!(
+                std::io::stderr(),
+                "warning: others used the machine in {share:.0} % of the measurements; measure again when it is quiet"
+            );
+        }
         layouts.push(layout);
     }
     platform.stage = Some(StageCosts::Measured(Measured { dtype: args.dtype.into(), layouts }));

@@ -39,10 +39,14 @@ impl Display for Shown<'_> {
 
 fn stage_rows(f: &mut Formatter<'_>, number: usize, stage: &StageTable) -> Result {
     let name = |what: &str| format!("stage {number}, {what}");
-    row(f, &name("rows, ms"), |rows| Some(stage.rows_us.at(rows) / 1e3))?;
+    // Beyond the last point nothing was measured.
+    let within = |curve: &Curve, rows: f64| curve.0.last().is_some_and(|last| rows <= last[0]);
+    row(f, &name("rows, ms"), |rows| within(&stage.rows_us, rows).then(|| stage.rows_us.at(rows) / 1e3))?;
     row(f, &name("pair of a chunk, ns"), |rows| Some(stage.pair_us.held_at(rows) * 1e3))?;
     if !stage.sampled_us.0.is_empty() {
-        row(f, &name("drawing, ms"), |rows| Some(stage.sampled_us.at(rows) / 1e3))?;
+        row(f, &name("drawing, ms"), |rows| {
+            within(&stage.sampled_us, rows).then(|| stage.sampled_us.at(rows) / 1e3)
+        })?;
     }
     if !stage.slowdown.0.is_empty() {
         row(f, &name("factor, all busy"), |rows| Some(stage.slowdown.held_at(rows)))?;
