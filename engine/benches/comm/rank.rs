@@ -19,7 +19,7 @@ const TIME_SCALE: f64 = 20.0;
 pub(crate) const HEADER: &str = "Best / median us (GB/s by the median) of a call on rank 0.\n\n\
      | transport | ranks | size | flat | doubling | halving | direct | ring | all_gather, a rank's part | send, one way |\n\
      |---|---|---|---|---|---|---|---|---|---|";
-pub(crate) const PACED_HEADER: &str = "Emulated links, back-to-back calls by the clock: how much longer than planned.\n\n\
+pub(crate) const PACED_HEADER: &str = "Emulated links, calls in a row by the clock: how much longer than planned, median (mean).\n\n\
      | transport | link class | ranks | size | all-reduce: planned us | longer by | recorded as late | send: planned us | longer by |\n\
      |---|---|---|---|---|---|---|---|---|";
 
@@ -172,7 +172,7 @@ fn links() -> Links {
 }
 
 fn paced(rank: usize, world: usize, transport: &str, mesh: &mut Mesh) {
-    const CALLS: usize = 12;
+    const CALLS: usize = 25;
     mesh.emulate(links());
     let mut everyone = mesh.group(&(0..world).collect::<Vec<_>>());
     for (name, size) in [("NVLink pair", 2), ("PCIe node", 4), ("Ethernet", 8)] {
@@ -184,34 +184,55 @@ fn paced(rank: usize, world: usize, transport: &str, mesh: &mut Mesh) {
             let mut group = mesh.group(&(0..size).collect::<Vec<_>>());
             let mut data = vec![0.0; bytes / size_of::<f32>()];
             group.all_reduce(&mut data).expect("peers are there");
-            let reduce = share(mesh, CALLS, || group.all_reduce(&mut data).expect("peers are there"));
+            let reduce = share(mesh, CALLS, 1.0, || group.all_reduce(&mut data).expect("peers are there"));
             // Over the farthest link of the class: between its first rank and its last.
             let is_end = rank == 0 || rank + 1 == size;
             let mut pair = is_end.then(|| mesh.group(&[0, size - 1]));
-            let send = pair.as_mut().map(|pair| share(mesh, CALLS, || ping(&mut **pair, &mut data)));
+            let send = pair.as_mut().map(|pair| share(mesh, CALLS, 2.0, || ping(&mut **pair, &mut data)));
             if let Some(send) = send.filter(|_| rank == 0) {
-                let [planned, longer, late] = reduce;
-                // Rank 0 records one of the two messages of a round trip, which are alike.
-                let sent = 100.0 * ((1.0 + send[1] / 100.0) / 2.0 - 1.0);
+                let shown = |share: &Share| {
+                    format!("{:.0} | {:.2} % ({:.2} %)", share.planned_us, share.median, share.mean)
+                };
                 println!(
-                    "| {transport} | {name} | {size} | {} KB | {planned:.0} | {longer:.2} % | {late:.2} % | {:.0} | {sent:.2} % |",
+                    "| {transport} | {name} | {size} | {} KB | {} | {:.2} % | {} |",
                     bytes >> 10,
-                    send[0],
+                    shown(&reduce),
+                    reduce.late,
+                    shown(&send)
                 );
             }
         }
     }
 }
 
-/// Of `calls` calls: the time that one was planned to take, us; how much longer it took by the clock, and how much of that was recorded
-/// as late, percent.
-fn share(mesh: &Mesh, calls: usize, mut call: impl FnMut()) -> [f64; 3] {
-    let before = mesh.lateness();
-    let began = now();
-    (0..calls).for_each(|_| call());
-    let taken = began.elapsed().as_secs_f64() * 1e9;
-    let after = mesh.lateness();
-    let planned = (after.planned_ns - before.planned_ns) as f64;
-    let late = (after.late_ns - before.late_ns) as f64;
-    [planned / calls as f64 / 1e3, 100.0 * (taken / planned - 1.0), 100.0 * late / planned]
+/// What calls were planned to take, us, and how much longer they took by the clock: the median and the mean, percent; and how much of
+/// that was recorded as late.
+struct Share {
+    planned_us: f64,
+    median: f64,
+    mean: f64,
+    late: f64,
+}
+
+/// Of `calls` calls, each of which is `messages` planned messages in a row, one of them recorded here.
+fn share(mesh: &Mesh, calls: usize, messages: f64, mut call: impl FnMut()) -> Share {
+    let first = mesh.lateness();
+    let mut longer: Vec<f64> = Vec::new();
+    for _ in 0..calls {
+        let before = mesh.lateness().planned_ns;
+        let began = now();
+        call();
+        let taken = began.elapsed().as_secs_f64() * 1e9;
+        let planned = messages * (mesh.lateness().planned_ns - before) as f64;
+        longer.push(100.0 * (taken / planned - 1.0));
+    }
+    let last = mesh.lateness();
+    let planned = (last.planned_ns - first.planned_ns) as f64;
+    longer.sort_by(f64::total_cmp);
+    Share {
+        planned_us: planned / calls as f64 / 1e3,
+        median: longer[calls / 2],
+        mean: longer.iter().sum::<f64>() / calls as f64,
+        late: 100.0 * (last.late_ns - first.late_ns) as f64 / planned,
+    }
 }
