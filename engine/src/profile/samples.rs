@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn long_batches_decide_the_spread() {
-        // A hundred short batches, half of them delayed, beside one long one that never was.
+        // A hundred short batches, half of them delayed, beside long ones that never were.
         let short = (0..100).map(|index| (if index % 2 == 0 { 1.0 } else { 3.0 }, 1.0));
-        let long = (0..100).map(|_| (1.0, 1000.0));
+        let long = (0..1000).map(|_| (1.0, 1000.0));
         let found = spread(short.chain(long).collect());
         assert_eq!(found.held_at(0.5), 1.0);
         assert_eq!(found.held_at(0.99), 1.0);
