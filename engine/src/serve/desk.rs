@@ -124,8 +124,8 @@ impl Desk {
         (Self { engine, orders, capacity, jobs, doomed, next: 0, metrics, closing: None }, counter)
     }
 
-    /// Serves until told to close. Ends the workers, whatever happens.
-    pub(super) fn run(mut self) -> Result<(), Loss> {
+    /// Serves until told to close. Ends the workers, whatever happens. `failed` is called before any request hears that the engine did.
+    pub(super) fn run(mut self, failed: impl FnOnce()) -> Result<(), Loss> {
         let served = self.serve();
         let Self { engine, jobs, .. } = self;
         match served {
@@ -134,6 +134,7 @@ impl Desk {
             Ok(()) => engine.into_executor().finish().map(|_| ()),
             Err(loss) => {
                 drop(engine);
+                failed();
                 tell_all(jobs, &News::Lost(loss.to_string()));
                 Err(loss)
             }

@@ -89,9 +89,8 @@ pub fn serve(
     let phase = watch::Sender::new(Phase::Open);
     let http = listen::start(listener, Arc::clone(&edge), phase.clone(), limits.grace)?;
     ready();
-    let served = desk.run();
+    let served = desk.run(|| edge.turn(Health::Failed));
     if served.is_err() {
-        edge.turn(Health::Failed);
         std::thread::sleep(OBITUARY);
     }
     phase.send_replace(Phase::Ended);

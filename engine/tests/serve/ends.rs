@@ -1,6 +1,6 @@
 //! How requests and servers end: clients that go away, signals, dead workers.
 
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -110,11 +110,20 @@ fn a_worker_that_dies_while_nobody_asks_is_missed_too() {
 fn sigterm_lets_running_requests_end_and_takes_no_new_ones() {
     let server = server(&["--grace", "30"]);
     let workers = server.workers();
-    let short = json!({"model": NAME, "prompt": [1, 2], "max_tokens": 400, "temperature": 0});
+    let short = json!({"model": NAME, "prompt": [1, 2], "max_tokens": 3000, "temperature": 0});
     let whole = server.connect("POST", "/v1/completions", short.to_string().as_bytes());
     server.await_metric("chariot_requests_running", 1.0);
+    // Who is connected and has not asked yet hears that it is too late; nobody else is let in.
+    let mut late = TcpStream::connect(server.address).unwrap();
+    late.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    server.metric("chariot_requests_running");
     server.signal(Signal::TERM);
-    assert_eq!(Answer::read(whole).ok()["usage"]["completion_tokens"], 400);
+    while TcpStream::connect(server.address).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    late.write_all(b"Host: test\r\n\r\n").unwrap();
+    assert_eq!(Answer::read(late).status, 503);
+    assert_eq!(Answer::read(whole).ok()["usage"]["completion_tokens"], 3000);
     let address = server.address;
     let (status, error) = server.end();
     assert_eq!(status.code(), Some(0), "{error}");

@@ -74,6 +74,18 @@ fn stop_strings_cut_before_them_wherever_tokens_end() {
 }
 
 #[test]
+fn a_stop_string_ends_the_sequence_too() {
+    let folder = Folder::with_text(&json!({}));
+    let server = Server::start(folder.path().as_str(), &["--max-model-len", "9000"]);
+    let body = json!({"prompt": prompt(), "max_tokens": 8000, "temperature": 0, "stop": "€"});
+    let answer = server.complete(&body).ok();
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    server.await_metric("chariot_kv_blocks_used", 0.0);
+    // The engine may be ahead of the text by what it does until it hears of the stop.
+    assert!(server.metric("chariot_generation_tokens_total") < 1000.0);
+}
+
+#[test]
 fn a_chat_is_a_completion_of_what_the_template_writes() {
     let folder = Folder::with_text(&json!({}));
     let server = Server::start(folder.path().as_str(), &[]);
