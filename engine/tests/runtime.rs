@@ -147,6 +147,15 @@ impl Trial {
     }
 }
 
+#[test]
+fn a_chunk_may_be_longer_than_any_sequence() {
+    let trial = Trial::new("emulate: {time_scale: 1, bytes_per_value: 2, late_max: 1000}");
+    let path = trial.dir.path().join("config.json");
+    let config = fs_err::read_to_string(&path).unwrap();
+    fs_err::write(path, config.replace(r#""chunk": 16"#, r#""chunk": 512"#)).unwrap();
+    trial.ok(&TRIAL);
+}
+
 /// Over emulated links: the same files as the simulator's, marked measured.
 #[test]
 fn a_measured_trial_leaves_the_files_of_a_simulated_one() {

@@ -119,7 +119,12 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         };
         executor.insert(SeqId(number as u32), prompt);
     }
-    executor.warm_up(scheduler.batch_tokens_max(), scheduler.batch_cap, scheduler.blocks)?;
+    executor.warm_up(
+        scheduler.batch_tokens_max(),
+        scheduler.max_model_len,
+        scheduler.batch_cap,
+        scheduler.blocks,
+    )?;
     executor.start();
     Ok(executor)
 }

@@ -148,9 +148,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let blocks = scheduler.config().blocks;
     let mut executor = launch(args, parallel, scheduler.config())?;
-    // One prompt of that many tokens is what it runs, and none is longer than a sequence may be.
-    let tokens = scheduler.config().batch_tokens_max().min(max_model_len);
-    executor.warm_up(tokens, args.batch_cap, blocks)?;
+    executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
     executor.start();
     let limits = Limits {
         queue: args.queue,

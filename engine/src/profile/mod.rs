@@ -76,7 +76,7 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
     plan.max_model_len = design::longest();
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
-    executor.warm_up(tokens_max, SEQUENCES.min(tokens_max), BLOCKS)?;
+    executor.warm_up(tokens_max, design::longest(), SEQUENCES.min(tokens_max), BLOCKS)?;
     let vocabulary = shape.vocab_size;
     for point in design::touching(BLOCKS, BLOCK_SIZE) {
         executor.probe(&point, &ProbePlan { first_block: 0, vocabulary, times: 1, depth: 1 })?;

@@ -161,9 +161,17 @@ impl RuntimeExecutor {
         self
     }
 
-    /// Runs the largest batches there will be, so that the first real one finds all memory touched.
-    pub fn warm_up(&mut self, batch_tokens: u32, sequences: u32, blocks: u32) -> Result<(), Loss> {
-        let steps = warm_up::steps(batch_tokens, sequences, blocks, self.kv.block_size);
+    /// Runs the largest batches there will be, so that the first real one finds all memory touched. No sequence of them is longer than
+    /// `max_model_len`.
+    pub fn warm_up(
+        &mut self,
+        batch_tokens: u32,
+        max_model_len: u32,
+        sequences: u32,
+        blocks: u32,
+    ) -> Result<(), Loss> {
+        let tokens = batch_tokens.min(max_model_len);
+        let steps = warm_up::steps(tokens, sequences, blocks, self.kv.block_size);
         for step in steps {
             let flight = self.dispatch(step)?;
             self.in_flight.push_back(flight);

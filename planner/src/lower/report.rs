@@ -14,42 +14,42 @@ use crate::resolve::Site;
 use crate::step::{ActionTemplate, Step, Work};
 use crate::value::{Names, Text};
 
-/// What a summary can be asked for: our own metrics, then the published artifact's, then those of batches.
-const METRICS: [&str; 34] = [
-    "ttft",
-    "tbt",
-    "tbt_decode_only",
-    "scheduling_delay",
-    "output_throughput",
-    "request_e2e_time",
-    "request_e2e_time_normalized",
-    "request_e2e_time_piecewise_normalized",
-    "request_scheduling_delay",
-    "request_execution_time",
-    "request_preemption_time",
-    "request_execution_plus_preemption_time",
-    "request_execution_plus_preemption_time_normalized",
-    "prefill_e2e_time",
-    "prefill_e2e_time_normalized",
-    "prefill_e2e_time_piecewise_normalized",
-    "prefill_time_execution_plus_preemption",
-    "prefill_time_execution_plus_preemption_normalized",
-    "decode_time_execution_plus_preemption_normalized",
-    "decode_token_execution_plus_preemption_time",
-    "request_inter_arrival_delay",
-    "request_num_tokens",
-    "request_num_prefill_tokens",
-    "request_num_decode_tokens",
-    "request_pd_ratio",
-    "request_num_restarts",
-    "request_num_pauses",
-    "request_num_ignored",
-    "batch_num_tokens",
-    "batch_num_prefill_tokens",
-    "batch_num_decode_tokens",
-    "batch_size",
-    "batch_execution_time",
-    "inter_batch_delay",
+/// What a summary can be asked for, and in which unit: our own metrics, then the published artifact's, then those of batches.
+const METRICS: [(&str, &str); 34] = [
+    ("ttft", "s"),
+    ("tbt", "s"),
+    ("tbt_decode_only", "s"),
+    ("scheduling_delay", "s"),
+    ("output_throughput", "tokens/s"),
+    ("request_e2e_time", "s"),
+    ("request_e2e_time_normalized", "s/token"),
+    ("request_e2e_time_piecewise_normalized", "s/token"),
+    ("request_scheduling_delay", "s"),
+    ("request_execution_time", "s"),
+    ("request_preemption_time", "s"),
+    ("request_execution_plus_preemption_time", "s"),
+    ("request_execution_plus_preemption_time_normalized", "s/token"),
+    ("prefill_e2e_time", "s"),
+    ("prefill_e2e_time_normalized", "s/token"),
+    ("prefill_e2e_time_piecewise_normalized", "s/token"),
+    ("prefill_time_execution_plus_preemption", "s"),
+    ("prefill_time_execution_plus_preemption_normalized", "s/token"),
+    ("decode_time_execution_plus_preemption_normalized", "s/token"),
+    ("decode_token_execution_plus_preemption_time", "s"),
+    ("request_inter_arrival_delay", "s"),
+    ("request_num_tokens", "tokens"),
+    ("request_num_prefill_tokens", "tokens"),
+    ("request_num_decode_tokens", "tokens"),
+    ("request_pd_ratio", "1"),
+    ("request_num_restarts", "1"),
+    ("request_num_pauses", "1"),
+    ("request_num_ignored", "1"),
+    ("batch_num_tokens", "tokens"),
+    ("batch_num_prefill_tokens", "tokens"),
+    ("batch_num_decode_tokens", "tokens"),
+    ("batch_size", "sequences"),
+    ("batch_execution_time", "s"),
+    ("inter_batch_delay", "s"),
 ];
 
 /// What a summary holds of each metric.
@@ -205,7 +205,9 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
             if !recipe.table.is_empty() {
                 spec["table"] = recipe.table.iter().map(|m| metric(m, false)).collect::<Result<_, _>>()?;
             }
-            spec["scale"]["unit"] = json!(time_unit(recipe));
+            if let Some(unit) = time_unit(recipe)? {
+                spec["scale"]["unit"] = json!(unit);
+            }
         }
     }
     Ok(spec)
@@ -219,17 +221,34 @@ fn y_label(recipe: &Figure, numbers: Numbers) -> &str {
     recipe.y.as_ref().and_then(|y| y.label.as_deref()).unwrap_or(default)
 }
 
-fn time_unit(recipe: &Figure) -> TimeUnit {
-    recipe.y.as_ref().and_then(|y| y.unit).unwrap_or(TimeUnit::S)
+/// The unit of a figure of times; none of other metrics, which have their own.
+fn time_unit(recipe: &Figure) -> Result<Option<TimeUnit>, Mistake> {
+    let wanted = recipe.y.as_ref().and_then(|y| y.unit);
+    let Some(first) = recipe.metrics.first() else { return Ok(wanted) };
+    match (unit_of(first)?, wanted) {
+        ("s", wanted) => Ok(Some(wanted.unwrap_or(TimeUnit::S))),
+        (_, None) => Ok(None),
+        (own, Some(_)) => {
+            let title = format!("expected no `unit` for `{}`, which is in {own}", first.value.metric);
+            Err(Mistake::new(first.span, title).help("only times can be shown in another unit"))
+        }
+    }
+}
+
+/// The metric's own unit.
+fn unit_of(statistic: &Spanned<Statistic>) -> Result<&'static str, Mistake> {
+    let metric = &statistic.value.metric;
+    let known = METRICS.iter().find(|(name, _)| name == metric);
+    known.map(|(_, unit)| *unit).ok_or_else(|| {
+        let unknown = Mistake::new(statistic.span, format!("unknown metric `{metric}`"));
+        unknown.suggest(metric, "metrics", METRICS.iter().map(|(name, _)| *name))
+    })
 }
 
 /// A metric of the specification; its label leaves the metric's name out where all panels show the same.
 fn metric(statistic: &Spanned<Statistic>, alike: bool) -> Result<Value, Mistake> {
     let Statistic { statistic: quantile, metric } = &statistic.value;
-    if !METRICS.contains(&metric.as_str()) {
-        let unknown = Mistake::new(statistic.span, format!("unknown metric `{metric}`"));
-        return Err(unknown.suggest(metric, "metrics", METRICS));
-    }
+    unit_of(statistic)?;
     if !STATISTICS.contains(&quantile.as_str()) {
         let mistake = Mistake::new(statistic.span, format!("a summary does not hold `{quantile}`"));
         return Err(mistake.help(format!("it holds {}", STATISTICS.join(", "))));
@@ -348,8 +367,11 @@ fn measured(claim: &Claim, figure: &Figure, numbers: Numbers) -> Result<(String,
                     Mistake::new(wanted.span, format!("`{}` does not hold `{name}`", claim.figure.value));
                 return Err(unknown.suggest(&name, "its numbers", there.iter().map(String::as_str)));
             }
-            let unit = json!(time_unit(figure));
-            Ok((format!("value_{}", unit.as_str().unwrap_or_default()), Some(name)))
+            let unit = match (time_unit(figure)?, figure.metrics.first()) {
+                (None, Some(first)) => unit_of(first)?.replace('/', "_per_"),
+                (unit, _) => json!(unit).as_str().unwrap_or_default().to_owned(),
+            };
+            Ok((format!("value_{unit}"), Some(name)))
         }
     }
 }
@@ -388,18 +410,22 @@ fn names(recipe: &Figure, rows: &[Site<'_>]) -> Result<BTreeMap<String, String>,
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::METRICS;
 
     #[test]
-    fn the_metrics_are_those_of_the_page() {
+    fn the_metrics_are_those_of_the_page_with_their_units() {
         let page = include_str!("../../../docs/metrics.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let on_page: BTreeMap<&str, &str> =
+            rows.filter_map(|(name, rest)| Some((name, rest.split(" |").next()?))).collect();
+        let known = BTreeMap::from(METRICS);
+        for (name, unit) in on_page {
+            assert_eq!(known.get(name), Some(&unit), "{name}");
+        }
         let words: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
-        let missing: Vec<_> = METRICS.iter().filter(|name| !words.contains(*name)).collect();
+        let missing: Vec<_> = known.keys().filter(|name| !words.contains(*name)).collect();
         assert!(missing.is_empty(), "expected {missing:?} in docs/metrics.md");
-        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-        let unknown: Vec<_> = rows.filter(|(name, _)| !METRICS.contains(name)).collect();
-        assert!(unknown.is_empty(), "{unknown:?} cannot be asked for");
     }
 }

@@ -1100,3 +1100,18 @@ fn a_parity_figure_has_two_series() {
            = help: `kind: parity` draws the first value's numbers over the second's; narrow `from` to two"#]],
     );
 }
+
+#[test]
+fn only_times_can_be_shown_in_another_unit() {
+    let of = |metrics: &str| format!("    metrics: [{metrics}]\n    y: {{unit: ms}}\n");
+    check("    metrics: [p50(tbt)]\n", &of("p50(ttft)"), expect!["no mistake"]);
+    check("    metrics: [p50(tbt)]\n", "    metrics: [mean(output_throughput)]\n", expect!["no mistake"]);
+    check("    metrics: [p50(tbt)]\n", &of("mean(output_throughput)"), expect![[r#"
+        error: expected no `unit` for `output_throughput`, which is in tokens/s
+          --> pipelines/x.yaml:30:15
+           |
+        30 |     metrics: [mean(output_throughput)]
+           |               ^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: only times can be shown in another unit"#]]);
+}
