@@ -1106,12 +1106,16 @@ fn only_times_can_be_shown_in_another_unit() {
     let of = |metrics: &str| format!("    metrics: [{metrics}]\n    y: {{unit: ms}}\n");
     check("    metrics: [p50(tbt)]\n", &of("p50(ttft)"), expect!["no mistake"]);
     check("    metrics: [p50(tbt)]\n", "    metrics: [mean(output_throughput)]\n", expect!["no mistake"]);
-    check("    metrics: [p50(tbt)]\n", &of("mean(output_throughput)"), expect![[r#"
+    check(
+        "    metrics: [p50(tbt)]\n",
+        &of("mean(output_throughput)"),
+        expect![[r#"
         error: expected no `unit` for `output_throughput`, which is in tokens/s
           --> pipelines/x.yaml:30:15
            |
         30 |     metrics: [mean(output_throughput)]
            |               ^^^^^^^^^^^^^^^^^^^^^^^
            |
-           = help: only times can be shown in another unit"#]]);
+           = help: only times can be shown in another unit"#]],
+    );
 }
