@@ -8,10 +8,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chariot_engine::backend::cpu::{Cpu, Span};
+use chariot_engine::comm::Alone;
 use chariot_engine::model::{Dummy, KvSpec, ModelConfig, Stage};
 use chariot_engine::shape::{Family, ModelShape};
 use chariot_engine::shard::Dtype;
-use ranks::{Alone, whole};
+use ranks::whole;
 
 /// Allocations so far, of all threads.
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);

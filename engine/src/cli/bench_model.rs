@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use camino::Utf8PathBuf;
 use chariot_engine::backend::cpu::{Cpu, Span};
-use chariot_engine::comm::{CommError, Communicator};
+use chariot_engine::comm::Alone;
 use chariot_engine::model::sampler::{Sampling, sample};
 use chariot_engine::model::{HuggingFace, KvSpec, ModelConfig, Stage, StagePlan};
 use chariot_engine::shard::{Dtype, Parallel};
@@ -207,36 +207,6 @@ impl Bench {
         tokens.clear();
         tokens.extend(logits.chunks_exact(self.vocabulary).map(|row| sample(row, &greedy, 0)));
         Ok(())
-    }
-}
-
-/// The group of a rank that has no peers.
-struct Alone;
-
-impl Communicator for Alone {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn size(&self) -> usize {
-        1
-    }
-
-    fn all_reduce(&mut self, _: &mut [f32]) -> Result<(), CommError> {
-        Ok(())
-    }
-
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
-        all.copy_from_slice(mine);
-        Ok(())
-    }
-
-    fn send(&mut self, to: usize, _: &[f32]) -> Result<(), CommError> {
-        Err(CommError::Closed { peer: to })
-    }
-
-    fn recv(&mut self, from: usize, _: &mut [f32]) -> Result<(), CommError> {
-        Err(CommError::Closed { peer: from })
     }
 }
 

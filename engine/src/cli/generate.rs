@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::engine::{Completed, Engine};
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::model::{KvSpec, ModelConfig};
@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     Division::new(&config.shape, parallel).map_err(wrong)?;
     let scheduler = scheduler(args, &prompts)?;
-    let mut executor = launch(args, parallel, &scheduler.config().clone())?;
+    let mut executor = launch(&args.model, parallel, args.threads, args.tcp, scheduler.config())?;
     if args.logits {
         executor = executor.keep_logits();
     }
@@ -165,14 +165,21 @@ fn scheduler(args: &Args, prompts: &[Vec<u32>]) -> anyhow::Result<Scheduler> {
     Scheduler::new(config).map_err(wrong)
 }
 
-fn launch(args: &Args, parallel: Parallel, scheduler: &SchedulerConfig) -> anyhow::Result<RuntimeExecutor> {
+/// Starts workers for a model's folder, without emulated links, on whatever cores the system gives.
+pub(super) fn launch(
+    model: &Utf8Path,
+    parallel: Parallel,
+    threads: u32,
+    tcp: bool,
+    scheduler: &SchedulerConfig,
+) -> anyhow::Result<RuntimeExecutor> {
     let plan = runtime::Plan {
         parallel,
-        threads: args.threads as usize,
-        weights: Weights::HuggingFace(args.model.clone()),
-        kv: KvSpec { blocks: scheduler.blocks, block_size: BLOCK_SIZE },
+        threads: threads as usize,
+        weights: Weights::HuggingFace(model.to_owned()),
+        kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
-        shared_memory: !args.tcp,
+        shared_memory: !tcp,
         cores: Vec::new(),
         links: None,
         ready_by: READY_BY,

@@ -3,25 +3,21 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use anyhow::Context;
 use camino::Utf8PathBuf;
 use chariot_engine::engine::Engine;
-use chariot_engine::model::{KvSpec, ModelConfig};
-use chariot_engine::runtime::{self, RuntimeExecutor, Weights};
+use chariot_engine::model::ModelConfig;
 use chariot_engine::sched::{ChunkSchedule, Compat, Policy, Scheduler, SchedulerConfig};
 use chariot_engine::serve::{Limits, ServedModel, serve};
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::bench::STEP_BY;
 use super::files::{mistake, read, wrong};
+use super::generate::launch;
 use super::say;
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;
-/// How long workers may take to load their weights.
-const READY_BY: Duration = Duration::from_secs(600);
 /// Longest sequence of a model whose config.json does not say.
 const MODEL_LEN: u32 = 2048;
 /// Prompt tokens of a batch, where nothing else is said.
@@ -147,7 +143,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| wrong(format_args!("--host, --port: listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
     let blocks = scheduler.config().blocks;
-    let mut executor = launch(args, parallel, scheduler.config())?;
+    let mut executor = launch(&args.model, parallel, args.threads, args.tcp, scheduler.config())?;
     executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
     executor.start();
     let limits = Limits {
@@ -231,23 +227,6 @@ fn blocks(
     // With one sequence's more, for the watermark.
     let used = u64::from(args.batch_cap + 1) * u64::from(max_model_len.div_ceil(BLOCK_SIZE) + 1);
     Ok(u32::try_from(held.min(used)).unwrap_or(u32::MAX))
-}
-
-fn launch(args: &Args, parallel: Parallel, scheduler: &SchedulerConfig) -> anyhow::Result<RuntimeExecutor> {
-    let plan = runtime::Plan {
-        parallel,
-        threads: args.threads as usize,
-        weights: Weights::HuggingFace(args.model.clone()),
-        kv: KvSpec { blocks: scheduler.blocks, block_size: BLOCK_SIZE },
-        max_model_len: scheduler.max_model_len,
-        shared_memory: !args.tcp,
-        cores: Vec::new(),
-        links: None,
-        ready_by: READY_BY,
-        step_by: STEP_BY,
-    };
-    let program = std::env::current_exe().context("find this executable")?;
-    Ok(RuntimeExecutor::launch(&program, &plan)?)
 }
 
 #[cfg(test)]

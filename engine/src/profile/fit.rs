@@ -162,20 +162,8 @@ fn non_negative(a: &[Vec<f64>], b: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::super::design::points;
+    use super::super::samples::batch;
     use super::*;
-    use crate::sched::batch::{Batch, Chunk};
-    use crate::units::{BatchId, SeqId};
-
-    fn batch(point: &Point) -> Batch {
-        let chunk = |part: &crate::runtime::ProbePart| Chunk {
-            seq: SeqId(0),
-            context: part.context,
-            tokens: part.tokens,
-            is_prefill: part.tokens > 1,
-            emits_token: part.samples,
-        };
-        Batch { id: BatchId(0), chunks: point.iter().map(chunk).collect(), preempted: vec![] }
-    }
 
     fn truth() -> StageTable {
         let line = |knots: &[u32], fixed: f64, slope: f64| {

@@ -235,7 +235,7 @@ impl Times {
 }
 
 /// The batch that the scheduler would have formed of it.
-fn batch(point: &Point) -> Batch {
+pub(super) fn batch(point: &Point) -> Batch {
     let chunk = |part: &crate::runtime::ProbePart| Chunk {
         seq: SeqId(0),
         context: part.context,

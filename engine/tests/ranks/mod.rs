@@ -13,6 +13,7 @@ use std::sync::{Arc, Barrier, Mutex};
 
 use chariot_engine::backend::cpu::{Cpu, Span};
 use chariot_engine::comm::{CommError, Communicator};
+
 use chariot_engine::model::{KvSpec, ModelConfig, ModelError, Part, Stage, StagePlan, TensorSource};
 use chariot_engine::shard::{Division, Dtype, Parallel, Tensor};
 use half::{bf16, f16};
@@ -76,36 +77,6 @@ impl Communicator for Thread {
 
     fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
         self.exchange(mine, |rank, part| all[rank * part.len()..][..part.len()].copy_from_slice(part));
-        Ok(())
-    }
-
-    fn send(&mut self, to: usize, _: &[f32]) -> Result<(), CommError> {
-        Err(CommError::Closed { peer: to })
-    }
-
-    fn recv(&mut self, from: usize, _: &mut [f32]) -> Result<(), CommError> {
-        Err(CommError::Closed { peer: from })
-    }
-}
-
-/// The group of a rank that has no peers.
-pub(crate) struct Alone;
-
-impl Communicator for Alone {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn size(&self) -> usize {
-        1
-    }
-
-    fn all_reduce(&mut self, _: &mut [f32]) -> Result<(), CommError> {
-        Ok(())
-    }
-
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CommError> {
-        all.copy_from_slice(mine);
         Ok(())
     }
 
