@@ -183,6 +183,9 @@ fn by_pipeline(project: &Project, targets: &[String]) -> Result<Vec<(String, Vec
     let all = if targets.is_empty() { project.pipelines()? } else { Vec::new() };
     let mut grouped: Vec<(String, Vec<String>)> = Vec::new();
     for target in targets.iter().chain(&all) {
+        if let Some(mistake) = named_by_path(project, target)? {
+            return Err(mistake);
+        }
         let pipeline = target.split('/').next().unwrap_or(target);
         match grouped.iter_mut().find(|(name, _)| name == pipeline) {
             Some((_, group)) => group.push(target.clone()),
@@ -190,6 +193,21 @@ fn by_pipeline(project: &Project, targets: &[String]) -> Result<Vec<(String, Vec
         }
     }
     Ok(grouped)
+}
+
+/// A target that is the path of a file: what to say instead.
+fn named_by_path(project: &Project, target: &str) -> Result<Option<CliError>, CliError> {
+    let path = Utf8Path::new(target);
+    if !matches!(path.extension(), Some("yaml" | "yml")) {
+        return Ok(None);
+    }
+    let stem = path.file_stem().unwrap_or(target);
+    let help = match project.pipelines()?.iter().any(|name| name == stem) {
+        true => format!("say `{stem}`"),
+        false => format!("put the file into {}/pipelines and say `{stem}`", project.root),
+    };
+    let found = format!("expected a pipeline or PIPELINE/TARGET by name, found the path `{target}`");
+    Ok(Some(CliError::Mistake(format!("{found}\n  help: {help}"))))
 }
 
 /// A path as the user would name it: relative to the working directory where that is shorter.

@@ -15,23 +15,16 @@ use crate::yaml;
 
 /// Folder of pipelines under a project's root.
 pub const PIPELINES: &str = "pipelines";
-/// Folders of presets, beside a pipeline or in [`PIPELINES`].
+/// Folders of presets in [`PIPELINES`].
 pub const PRESETS: [&str; 3] = ["platforms", "models", "lengths"];
 /// Bytes a pipeline may have.
 const FILE_MAX: u64 = 4 << 20;
 
-/// Reads the pipeline `name_or_path` of the project and expands it to steps; `sets` are `--set name=value`.
-///
-/// A name is looked up as `pipelines/NAME.yaml` under the root; anything with a slash or ending in `.yaml` is a path,
-/// relative to the root.
-pub fn load(
-    project_root: &Utf8Path,
-    name_or_path: &str,
-    sets: &[(String, String)],
-) -> Result<Steps, PipelineErrors> {
-    let path = pipeline_path(name_or_path);
+/// Reads `pipelines/NAME.yaml` of the project and expands it to steps; `sets` are `--set name=value`.
+pub fn load(project_root: &Utf8Path, name: &str, sets: &[(String, String)]) -> Result<Steps, PipelineErrors> {
+    let path = Utf8Path::new(PIPELINES).join(format!("{name}.yaml"));
     let text = read(project_root, &path)?;
-    let presets = presets(project_root, &path);
+    let presets = presets(project_root);
     let list = |folder: &Utf8Path| listing(&project_root.join(folder));
     let surroundings = Surroundings { presets: &presets, list: &list };
     let (steps, sources, files) = compile(&path, text, sets, surroundings)?;
@@ -96,13 +89,6 @@ fn set(outline: &mut Outline, name: &str, value: &str, sources: &mut Sources) ->
     outline.set(name, node, source).map_err(|mistake| vec![mistake])
 }
 
-fn pipeline_path(name_or_path: &str) -> Utf8PathBuf {
-    match name_or_path.contains('/') || name_or_path.ends_with(".yaml") {
-        true => Utf8PathBuf::from(name_or_path),
-        false => Utf8Path::new(PIPELINES).join(format!("{name_or_path}.yaml")),
-    }
-}
-
 fn read(root: &Utf8Path, path: &Utf8Path) -> Result<String, PipelineErrors> {
     let file = root.join(path);
     match fs_err::metadata(&file) {
@@ -146,17 +132,14 @@ fn unknown_pipeline(root: &Utf8Path, path: &Utf8Path) -> PipelineErrors {
     PipelineErrors::outside(format!("there is no pipeline `{wrong}`: no file {path}"), help)
 }
 
-/// Names of presets: those beside the pipeline go before those of the project.
-fn presets(root: &Utf8Path, pipeline: &Utf8Path) -> Presets {
-    let beside = pipeline.parent().unwrap_or(Utf8Path::new(""));
+/// Names of presets and their files.
+fn presets(root: &Utf8Path) -> Presets {
     let of_folder = |folder: &'static str| {
+        let path = Utf8Path::new(PIPELINES).join(folder);
         let mut names = BTreeMap::new();
-        for parent in [Utf8Path::new(PIPELINES), beside] {
-            let path = parent.join(folder);
-            for file in listing(&root.join(&path)) {
-                if let Some(name) = file.strip_suffix(".yaml") {
-                    names.insert(name.to_owned(), path.join(&file));
-                }
+        for file in listing(&root.join(&path)) {
+            if let Some(name) = file.strip_suffix(".yaml") {
+                names.insert(name.to_owned(), path.join(&file));
             }
         }
         (folder, names)

@@ -340,6 +340,11 @@ fn mistakes_on_the_command_line_are_named_with_a_way_out() {
     let project = Project::new();
     for (args, said) in [
         (&["run", "numbrs"][..], "did you mean `numbers`?"),
+        (
+            &["run", "pipelines/numbers.yaml"],
+            "found the path `pipelines/numbers.yaml`\n  help: say `numbers`",
+        ),
+        (&["plan", "elsewhere/other.yaml"], "and say `other`"),
         (&["run", "numbers/drow"], "did you mean `numbers/draw`"),
         (&["run", "numbers", "--set", "sedes=[1]"], "did you mean `seeds`"),
         (&["run", "numbers", "--set", "seeds"], "expected NAME=VALUE"),

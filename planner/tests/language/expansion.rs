@@ -224,7 +224,6 @@ fn the_examples_expand() {
 fn loading_finds_pipelines_and_presets() {
     let text = "chariot: 1\nplatform: mine\ntargets: {cluster: {recipe: cluster}}\n";
     expect!["x/cluster"].assert_eq(&loaded(text, "x"));
-    expect!["x/cluster"].assert_eq(&loaded(text, "pipelines/x.yaml"));
     expect![[r#"
         error: there is no pipeline `y`: no file pipelines/y.yaml
          |
