@@ -35,6 +35,7 @@ struct ProbeFile {
 #[derive(Debug, Deserialize)]
 struct VerdictFile {
     provenance: Provenance,
+    setting: Option<String>,
 }
 
 /// How a search ended.
@@ -79,6 +80,8 @@ pub struct Capacity {
     pub central_searches: usize,
     /// Where the numbers come from.
     pub provenance: Provenance,
+    /// Model and platform, where all probes agree on them.
+    pub setting: Option<String>,
     /// All searches.
     pub searches: Vec<Search>,
 }
@@ -96,6 +99,9 @@ impl Capacity {
         if provenances.any(|other| other != provenance) {
             return Err("expected probes all simulated or all measured, found both".into());
         }
+        let mut settings = file.searches.iter().flat_map(|s| &s.probes).map(|p| &p.verdict.setting);
+        let first = settings.next().cloned().flatten();
+        let setting = first.filter(|first| settings.all(|other| other.as_ref() == Some(first)));
         let mut central = Vec::new();
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for (index, search) in file.searches.iter().enumerate() {
@@ -136,6 +142,7 @@ impl Capacity {
             outcome,
             central_searches: central.len(),
             provenance,
+            setting,
             searches: searches.collect(),
         })
     }

@@ -105,18 +105,19 @@ impl Figure {
             .chain(&spec.table)
             .map(|m| m.label.clone().unwrap_or_else(|| key(m)))
             .collect();
-        settings.dedup();
-        let setting = if settings.len() == 1 { settings.remove(0) } else { None };
+        let setting = common(settings);
         Ok(Self { unit: units.unwrap_or_default(), points, panels, setting, central_searches: 0, spec })
     }
 
     fn of_capacities(spec: FigureSpec) -> Result<Self> {
         let mut points = Vec::new();
         let mut unit = None;
+        let mut settings = Vec::new();
         let mut central_searches = 0;
         for row in &spec.rows {
             let capacity = Capacity::read(&row.file)?;
             central_searches = central_searches.max(capacity.central_searches);
+            settings.push(capacity.setting);
             if let Some(other) = unit.replace(capacity.unit.clone()).filter(|other| *other != capacity.unit) {
                 return Err(Error::file(
                     &row.file,
@@ -135,7 +136,8 @@ impl Figure {
             }]);
         }
         let panels = vec![String::new()];
-        Ok(Self { unit: unit.unwrap_or_default(), points, panels, setting: None, central_searches, spec })
+        let (unit, setting) = (unit.unwrap_or_default(), common(settings));
+        Ok(Self { unit, points, panels, setting, central_searches, spec })
     }
 
     fn all(&self) -> impl Iterator<Item = &Point> {
@@ -323,6 +325,12 @@ fn labels(row: &RowSpec) -> BTreeMap<String, String> {
 
 fn key(metric: &MetricSpec) -> String {
     format!("{}_{}", metric.metric, metric.quantile)
+}
+
+/// What all rows have in common, if they do.
+fn common(mut settings: Vec<Option<String>>) -> Option<String> {
+    settings.dedup();
+    if settings.len() == 1 { settings.remove(0) } else { None }
 }
 
 /// "falcon-180b on two-nodes", as far as the trial says.

@@ -17,6 +17,8 @@ pub struct Verdict {
     pub format: u64,
     /// Simulated or measured.
     pub provenance: Provenance,
+    /// Model and platform, as far as the trial says.
+    pub setting: Option<String>,
     /// Every predicate holds, of a complete trial.
     pub pass: bool,
     /// The trial was not stopped as hopeless.
@@ -47,7 +49,14 @@ pub fn judge(dir: &Utf8Path, slo: &[Predicate]) -> Result<Verdict> {
     let predicates =
         slo.iter().map(|predicate| find(predicate, &records, &lives, &info)).collect::<Result<Vec<_>>>()?;
     let pass = complete && predicates.iter().all(|finding| finding.pass);
-    Ok(Verdict { format: FORMAT, provenance: info.provenance, pass, complete, predicates })
+    Ok(Verdict {
+        format: FORMAT,
+        provenance: info.provenance,
+        setting: info.setting(),
+        pass,
+        complete,
+        predicates,
+    })
 }
 
 fn find(predicate: &Predicate, records: &Records, lives: &Lives, info: &TrialInfo) -> Result<Finding> {

@@ -22,6 +22,17 @@ pub struct TrialInfo {
     /// The configuration as run.
     #[serde(default)]
     pub config: Value,
+    /// Which model.
+    pub model: Option<String>,
+    /// On which platform.
+    pub platform: Option<String>,
+}
+
+impl TrialInfo {
+    /// "falcon-180b on a100-2x4", as far as the trial says.
+    pub fn setting(&self) -> Option<String> {
+        Some(format!("{} on {}", self.model.as_ref()?, self.platform.as_ref()?))
+    }
 }
 
 /// Where a number comes from.

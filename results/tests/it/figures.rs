@@ -24,7 +24,7 @@ fn read(path: &Utf8Path) -> String {
 fn search(seed: u32, band: &str, outcome: &str, pass: Option<f64>) -> Value {
     json!({
         "repeat": {"seed": seed, "band": band}, "outcome": outcome, "highest_pass": pass, "lowest_fail": pass.map(|p| p * 1.02),
-        "probes": [{"rate": 1.0, "pass": pass.is_some(), "verdict": {"format": 1, "provenance": "simulated", "pass": pass.is_some()}}],
+        "probes": [{"rate": 1.0, "pass": pass.is_some(), "verdict": {"format": 1, "provenance": "simulated", "setting": "m on p", "pass": pass.is_some()}}],
     })
 }
 
@@ -301,6 +301,7 @@ fn the_binary_s_exit_codes() {
         {
           "format": 1,
           "provenance": "simulated",
+          "setting": "falcon-180b on two-nodes",
           "pass": false,
           "complete": true,
           "predicates": [
