@@ -78,6 +78,9 @@ pub(super) struct Args {
     /// Bytes of a request at most
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = size)]
     max_body: u64,
+    /// How long a request's head may take to come, and then its body; an idle connection is closed after as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    read_timeout: u64,
     /// How long running requests may go on after a signal
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     grace: u64,
@@ -149,6 +152,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let limits = Limits {
         queue: args.queue,
         body_bytes: usize::try_from(args.max_body).unwrap_or(usize::MAX),
+        read_by: Duration::from_secs(args.read_timeout),
         grace: Duration::from_secs(args.grace),
     };
     let ready = || {

@@ -1,6 +1,7 @@
 //! What a client did wrong, or what went wrong for it, in the shape that OpenAI's clients read. Knows no route.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -73,6 +74,12 @@ impl ApiError {
             "invalid_request_error",
             format_args!("expected a body of at most {bytes_max} bytes, found more"),
         )
+    }
+
+    /// The body did not come in time.
+    pub(super) fn slow(read_by: Duration) -> Self {
+        let message = format!("expected the body within {} s, found it unfinished", read_by.as_secs());
+        Self::new(408, "invalid_request_error", message)
     }
 
     /// As many requests as are taken at once are there already.

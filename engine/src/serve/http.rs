@@ -1,12 +1,13 @@
 //! The HTTP edge: routes, statuses and connections. Knows no engine but by the counter, and no model but by what it is asked.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,6 +15,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::Limits;
 use super::answer::{Frame, Kind, Usage};
 use super::choice::Choice;
 use super::desk::{Counter, Order, Submission};
@@ -46,7 +48,8 @@ pub(super) struct Edge {
     pub(super) health: AtomicU8,
     /// Prompts of one request at most: as many as could ever be held at once.
     pub(super) prompts_max: usize,
-    pub(super) body_bytes_max: usize,
+    body_bytes_max: usize,
+    read_by: Duration,
     /// Part of the names of answers: which run of the server.
     run: u64,
     /// Requests so far.
@@ -62,7 +65,7 @@ impl Edge {
         counter: Counter,
         metrics: Arc<Metrics>,
         prompts_max: usize,
-        body_bytes_max: usize,
+        limits: &Limits,
     ) -> Self {
         Self {
             model,
@@ -70,7 +73,8 @@ impl Edge {
             metrics,
             health: AtomicU8::new(Health::Serving as u8),
             prompts_max,
-            body_bytes_max,
+            body_bytes_max: limits.body_bytes,
+            read_by: limits.read_by,
             run: random(),
             tickets: AtomicU64::new(0),
             created: unix_seconds(),
@@ -162,7 +166,22 @@ fn card(edge: &Edge) -> Value {
 /// A body's prompts and how their outputs are told.
 type Read = fn(&Edge, &[u8]) -> Result<Asked>;
 type Asked = (Vec<Prompt>, Options);
-type Sent = std::result::Result<Bytes, BytesRejection>;
+
+/// A whole body, or why there is none.
+struct Sent(Result<Bytes>);
+
+impl FromRequest<Arc<Edge>> for Sent {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, edge: &Arc<Edge>) -> std::result::Result<Self, Infallible> {
+        let read = tokio::time::timeout(edge.read_by, Bytes::from_request(request, edge)).await;
+        let Ok(body) = read else { return Ok(Self(Err(ApiError::slow(edge.read_by)))) };
+        Ok(Self(body.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::body(edge.body_bytes_max),
+            _ => ApiError::malformed(format_args!("body: {}", rejection.body_text())),
+        })))
+    }
+}
 
 async fn completions(State(edge): State<Arc<Edge>>, body: Sent) -> Result<Response> {
     answer(edge, body, Kind::Completion, |edge, body| {
@@ -200,10 +219,7 @@ async fn answer(edge: Arc<Edge>, body: Sent, kind: Kind, read: Read) -> Result<R
 
 /// Long texts take a while to become tokens, so other requests are served meanwhile.
 async fn read_body(edge: &Arc<Edge>, body: Sent, read: Read) -> Result<Asked> {
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::body(edge.body_bytes_max),
-        _ => ApiError::malformed(format_args!("body: {}", rejection.body_text())),
-    })?;
+    let body = body.0?;
     let reading = tokio::task::spawn_blocking({
         let edge = Arc::clone(edge);
         move || read(&edge, &body)

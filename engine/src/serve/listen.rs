@@ -6,16 +6,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::desk::Order;
 use super::http::{Edge, Health, routes};
-use super::{ServeError, failed};
+use super::{Limits, ServeError, failed};
 
 /// How long answers that are made may take to reach their clients once the engine has ended.
 const DELIVERY: Duration = Duration::from_secs(1);
+/// After a connection that could not be accepted.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// How far a server has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +59,7 @@ pub(super) fn start(
     listener: TcpListener,
     edge: Arc<Edge>,
     phase: watch::Sender<Phase>,
-    grace: Duration,
+    limits: Limits,
 ) -> Result<JoinHandle<io::Result<()>>, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed("start the HTTP edge"))?;
@@ -64,7 +70,7 @@ pub(super) fn start(
     let signals = Signals::new().map_err(failed("listen to signals"))?;
     drop(guard);
     let run = move || {
-        let result = runtime.block_on(run(listener, edge, phase, signals, grace));
+        let result = runtime.block_on(run(listener, edge, phase, signals, limits));
         // A text that is still being read is read for nobody.
         runtime.shutdown_background();
         result
@@ -77,23 +83,49 @@ async fn run(
     edge: Arc<Edge>,
     phase: watch::Sender<Phase>,
     signals: Signals,
-    grace: Duration,
+    limits: Limits,
 ) -> io::Result<()> {
-    // Parts of a stream go out one by one, not gathered.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let (mut closing, mut ended) = (phase.subscribe(), phase.subscribe());
-    tokio::spawn(watch_signals(signals, Arc::clone(&edge), phase, grace));
-    let server = axum::serve(listener, routes(edge)).with_graceful_shutdown(async move {
+    tokio::spawn(watch_signals(signals, Arc::clone(&edge), phase, limits.grace));
+    let connections = GracefulShutdown::new();
+    tokio::select! {
+        () = accept(&listener, routes(edge), limits.read_by, &connections) => {}
         // An error means that nobody can say so any more: then it is over as well.
-        let _ = closing.wait_for(|phase| *phase != Phase::Open).await;
-    });
+        _ = closing.wait_for(|phase| *phase != Phase::Open) => {}
+    }
+    drop(listener);
     let late = async {
         let _ = ended.wait_for(|phase| *phase == Phase::Ended).await;
         tokio::time::sleep(DELIVERY).await;
     };
     tokio::select! {
-        result = server.into_future() => result,
-        () = late => Ok(()),
+        () = connections.shutdown() => {}
+        () = late => {}
+    }
+    Ok(())
+}
+
+/// Serves whoever connects. A connection on which no request's head comes within `read_by` is closed, be it slow or idle.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    routes: Router,
+    read_by: Duration,
+    connections: &GracefulShutdown,
+) {
+    let mut protocol = http1::Builder::new();
+    protocol.timer(TokioTimer::new()).header_read_timeout(read_by);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // The client is gone already, or there are too many open files: others may close meanwhile.
+            tokio::time::sleep(RETRY).await;
+            continue;
+        };
+        // Parts of a stream go out one by one, not gathered. A connection that refuses this is served all the same.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = connections.watch(protocol.serve_connection(TokioIo::new(stream), service));
+        // What ends a connection early is its client's doing.
+        tokio::spawn(async move { drop(connection.await) });
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Limits {
     pub queue: usize,
     /// Bytes of a request's body at most.
     pub body_bytes: usize,
+    /// A request's head, and then its body, must have come by then.
+    pub read_by: Duration,
     /// How long running requests may go on after SIGINT or SIGTERM; a second signal ends them at once.
     pub grace: Duration,
 }
@@ -85,9 +87,9 @@ pub fn serve(
     let metrics = Arc::new(Metrics::new());
     let capacity = engine.scheduler().config().batch_cap as usize + limits.queue;
     let (desk, counter) = Desk::new(engine, capacity, Arc::clone(&metrics));
-    let edge = Arc::new(Edge::new(model, counter, metrics, capacity, limits.body_bytes));
+    let edge = Arc::new(Edge::new(model, counter, metrics, capacity, limits));
     let phase = watch::Sender::new(Phase::Open);
-    let http = listen::start(listener, Arc::clone(&edge), phase.clone(), limits.grace)?;
+    let http = listen::start(listener, Arc::clone(&edge), phase.clone(), *limits)?;
     ready();
     let served = desk.run(|| edge.turn(Health::Failed));
     if served.is_err() {

@@ -1,6 +1,9 @@
 //! What is refused, and how: every mistake with its status, in OpenAI's shape.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -162,6 +165,38 @@ fn mistakes_of_who_starts_it_end_with_code_2() {
         assert_eq!(output.status.code(), Some(2), "{more:?}: {error}");
         assert!(error.contains(said), "{more:?}: expected `{said}` in: {error}");
     }
+}
+
+/// A connection that says so much and no more.
+fn unfinished(server: &Server, begun: &str) -> (Vec<u8>, Duration) {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(begun.as_bytes()).unwrap();
+    let began = monotonic();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    (answer, monotonic() - began)
+}
+
+fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn who_does_not_finish_a_request_is_not_waited_for() {
+    let server = Server::start("llama-gqa", &["--read-timeout", "1"]);
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n";
+    for begun in ["", "POST /v1/comp", head] {
+        let (answer, took) = unfinished(&server, begun);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{begun:?}: {answer}");
+        assert!((0.9..20.0).contains(&took.as_secs_f64()), "{begun:?}: {took:?}");
+    }
+    let (answer, _) = unfinished(&server, &format!("{head}\r\n{{\"model\":"));
+    refused(&Answer::read(&answer[..]), 408, &Value::Null, "expected the body within 1 s");
+    server.complete(&json!({"prompt": [1]})).ok();
+    assert_eq!(server.metric("chariot_requests_total{outcome=\"invalid\"}"), 1.0);
 }
 
 #[test]
