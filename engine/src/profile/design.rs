@@ -3,24 +3,32 @@
 use crate::runtime::ProbePart;
 
 /// Numbers of tokens at which the cost of a batch's rows is told.
-pub(super) const ROWS: [u32; 17] = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
+///
+/// Close together where decode batches are: a product takes its rows in tiles, so its time goes in steps, not straight between powers of two.
+pub(super) const ROWS: [u32; 25] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
 /// Tokens of a chunk at which the cost of its query-key pairs is told.
 pub(super) const CHUNKS: [u32; 4] = [1, 16, 64, 256];
 /// Tokens drawn at which their cost is told.
 pub(super) const DRAWN: [u32; 4] = [1, 8, 32, 64];
 
 /// Decodes: how many, and at which context.
-const DECODES: [(u32, u32); 15] = [
+const DECODES: [(u32, u32); 20] = [
     (1, 16),
     (1, 512),
     (1, 1536),
     (2, 128),
+    (3, 128),
     (4, 256),
+    (6, 128),
     (8, 16),
     (8, 128),
     (8, 384),
+    (10, 128),
+    (12, 128),
     (16, 64),
     (16, 224),
+    (24, 96),
     (32, 16),
     (32, 64),
     (32, 112),

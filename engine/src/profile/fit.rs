@@ -170,7 +170,7 @@ mod tests {
             Curve(knots.iter().map(|x| [f64::from(*x), fixed + slope * f64::from(*x)]).collect())
         };
         StageTable {
-            rows_us: line(&ROWS[..16], 400.0, 30.0),
+            rows_us: line(&ROWS[..24], 400.0, 30.0),
             chunk_us: 7.0,
             pair_us: Curve(vec![[1.0, 0.5], [16.0, 0.2], [64.0, 0.1], [256.0, 0.08]]),
             sampled_us: line(&DRAWN, 50.0, 20.0),
