@@ -67,7 +67,7 @@ fn main() {
         let is_apart = |isa: &Isa| *isa != Isa::Portable && (dtype == Dtype::Bf16 || *isa != Isa::Avx512Bf16);
         for isa in Isa::available().into_iter().filter(is_apart) {
             let cpu = Cpu::with_isa(2, None, isa).expect("threads start");
-            for m in [1, 4, 8, 32, 128, 512] {
+            for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 128, 512] {
                 row(&cpu, isa, &weight, &values, m, bandwidth);
             }
         }

@@ -28,7 +28,8 @@ pub(super) trait Format: Send + Sync + 'static {
     /// From at most [`Format::INPUTS`] values; those that lack are zeros.
     fn input(values: &[f32]) -> Self::Input;
     fn wide<L: Lanes>(weights: &[Self::Stored; 16]) -> Self::Wide<L>;
-    fn add<L: Lanes>(sum: L, input: Self::Input, weights: Self::Wide<L>) -> L;
+    /// By reference, so that inputs are broadcast from memory.
+    fn add<L: Lanes>(sum: L, input: &Self::Input, weights: Self::Wide<L>) -> L;
 }
 
 pub(super) struct F32;
@@ -103,8 +104,8 @@ macro_rules! one_input {
                 <Self as Values>::wide(weights)
             }
             #[inline(always)]
-            fn add<L: Lanes>(sum: L, input: f32, weights: L) -> L {
-                sum.add_product(L::splat(input), weights)
+            fn add<L: Lanes>(sum: L, input: &f32, weights: L) -> L {
+                sum.add_product(L::splat(*input), weights)
             }
         }
     };
@@ -132,7 +133,7 @@ impl Format for Bf16Pairs {
         L::load_bf16_pairs(weights)
     }
     #[inline(always)]
-    fn add<L: Lanes>(sum: L, input: [f32; 2], weights: [L; 2]) -> L {
+    fn add<L: Lanes>(sum: L, input: &[f32; 2], weights: [L; 2]) -> L {
         let sum = sum.add_product(L::splat(input[0]), weights[0]);
         sum.add_product(L::splat(input[1]), weights[1])
     }
@@ -154,7 +155,7 @@ impl Format for Bf16Dot {
         L::load_bits(weights)
     }
     #[inline(always)]
-    fn add<L: Lanes>(sum: L, input: u32, weights: L) -> L {
-        sum.add_dot(input, weights)
+    fn add<L: Lanes>(sum: L, input: &u32, weights: L) -> L {
+        sum.add_dot(*input, weights)
     }
 }

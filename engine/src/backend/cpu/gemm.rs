@@ -15,6 +15,8 @@ pub(super) const PANEL: usize = 32;
 const PASS: usize = 256;
 /// Rows of one task: a task's inputs stay in the second-level cache from panel to panel.
 const BLOCK: usize = 144;
+/// Lines between the one that is multiplied and the one that is asked for, where every line is used once: a page.
+const AHEAD: usize = 32;
 /// Rows from which on they are packed by all threads.
 const PACK_TOGETHER: usize = 24;
 
@@ -37,10 +39,12 @@ struct Packed<'a, F: Format> {
     lines: usize,
 }
 
-/// Rows of the tile that begins where `left` rows are left: as many as a kernel of the instruction set takes.
+/// Rows of the tile that begins at `row` of a block of `rows`: as few tiles as there can be and as even as they can be, so that time
+/// does not fall when a row is added. Tiles do not cross what is packed together.
 #[inline(always)]
-fn tile_rows(left: usize, most: usize) -> usize {
-    [12, 8, 4, 3, 2, 1].into_iter().find(|&rows| rows <= left && rows <= most).unwrap_or(1)
+fn tile_rows(row: usize, rows: usize, most: usize) -> usize {
+    let left = (rows - row).min(PACK_TOGETHER - row % PACK_TOGETHER);
+    left.div_ceil(left.div_ceil(most))
 }
 
 impl<F: Format> Product<'_, F> {
@@ -79,7 +83,7 @@ impl<F: Format> Product<'_, F> {
         let lines = self.columns.div_ceil(F::INPUTS);
         let mut row = rows.start;
         while row < rows.end {
-            let count = tile_rows(rows.end - row, isa.tile_rows());
+            let count = tile_rows(row - rows.start, rows.len(), isa.tile_rows());
             let (tile, rest) = inputs.split_at_mut(count * lines);
             let x = &self.x[row * self.columns..][..count * self.columns];
             isa.run(Pack::<F> { x, columns: self.columns, tile });
@@ -129,26 +133,34 @@ struct Task<'a, F: Format> {
     rows: std::ops::Range<usize>,
 }
 
+/// Lines that are multiplied, and meanwhile asked for: one after `every` lines.
+struct Pass<'a, F: Format> {
+    weights: &'a [Line<F>],
+    ahead: &'a [Line<F>],
+    every: usize,
+}
+
 impl<F: Format> Kernel for Task<'_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let lines = self.packed.lines;
         let weights = &self.product.panels[self.panel * lines..][..lines];
-        // With one tile, nothing of a panel is used twice.
-        let pass = if self.rows.len() <= L::TILE_ROWS { lines } else { PASS };
-        for start in (0..lines).step_by(pass) {
-            let weights = &weights[start..(start + pass).min(lines)];
+        if self.rows.len() <= L::TILE_ROWS {
+            // Nothing of a panel is used twice.
+            let ahead = &self.product.panels[(self.panel * lines + AHEAD).min(self.product.panels.len())..];
+            self.tile_of::<L>(self.rows.len(), self.rows.start, 0, Pass { weights, ahead, every: 1 });
+            return;
+        }
+        for start in (0..lines).step_by(PASS) {
+            let (weights, ahead) = weights[start..].split_at(PASS.min(lines - start));
             let mut row = self.rows.start;
+            // Each tile asks for its share of the next pass.
+            let tiles = self.rows.len().div_ceil(L::TILE_ROWS);
+            let mut shares = ahead[..ahead.len().min(PASS)].chunks(PASS.div_ceil(tiles));
             while row < self.rows.end {
-                let rows = tile_rows(self.rows.end - row, L::TILE_ROWS);
-                match rows {
-                    12 => self.tile::<L, 12>(row, start, weights),
-                    8 => self.tile::<L, 8>(row, start, weights),
-                    4 => self.tile::<L, 4>(row, start, weights),
-                    3 => self.tile::<L, 3>(row, start, weights),
-                    2 => self.tile::<L, 2>(row, start, weights),
-                    _ => self.tile::<L, 1>(row, start, weights),
-                }
+                let rows = tile_rows(row - self.rows.start, self.rows.len(), L::TILE_ROWS);
+                let ahead = shares.next().unwrap_or_default();
+                self.tile_of::<L>(rows, row, start, Pass { weights, ahead, every: tiles });
                 row += rows;
             }
         }
@@ -156,16 +168,42 @@ impl<F: Format> Kernel for Task<'_, F> {
 }
 
 impl<F: Format> Task<'_, F> {
+    /// A tile of so many rows; none is larger than the instruction set's largest.
+    #[inline(always)]
+    fn tile_of<L: Lanes>(&self, rows: usize, row: usize, start: usize, pass: Pass<'_, F>) {
+        match rows {
+            12 if L::TILE_ROWS >= 12 => self.tile::<L, 12>(row, start, pass),
+            11 if L::TILE_ROWS >= 11 => self.tile::<L, 11>(row, start, pass),
+            10 if L::TILE_ROWS >= 10 => self.tile::<L, 10>(row, start, pass),
+            9 if L::TILE_ROWS >= 9 => self.tile::<L, 9>(row, start, pass),
+            8 if L::TILE_ROWS >= 8 => self.tile::<L, 8>(row, start, pass),
+            7 if L::TILE_ROWS >= 7 => self.tile::<L, 7>(row, start, pass),
+            6 if L::TILE_ROWS >= 6 => self.tile::<L, 6>(row, start, pass),
+            5 if L::TILE_ROWS >= 5 => self.tile::<L, 5>(row, start, pass),
+            4 if L::TILE_ROWS >= 4 => self.tile::<L, 4>(row, start, pass),
+            3 if L::TILE_ROWS >= 3 => self.tile::<L, 3>(row, start, pass),
+            2 => self.tile::<L, 2>(row, start, pass),
+            _ => self.tile::<L, 1>(row, start, pass),
+        }
+    }
+
     /// Adds lines `start ..` of M rows to the panel's outputs.
     #[inline(always)]
-    fn tile<L: Lanes, const M: usize>(&self, row: usize, start: usize, weights: &[Line<F>]) {
+    fn tile<L: Lanes, const M: usize>(&self, row: usize, start: usize, pass: Pass<'_, F>) {
         let inputs = &self.packed.inputs[row * self.packed.lines..][start * M..];
         let inputs = inputs.as_chunks::<M>().0;
         let mut sums = if start > 0 { self.load::<L, M>(row) } else { [[L::splat(0.0); 2]; M] };
-        for ([low, high], inputs) in weights.iter().zip(inputs) {
-            let (low, high) = (F::wide::<L>(low), F::wide::<L>(high));
-            for (sums, &input) in sums.iter_mut().zip(inputs) {
-                *sums = [F::add(sums[0], input, low), F::add(sums[1], input, high)];
+        let mut ahead = pass.ahead.iter();
+        for (weights, inputs) in pass.weights.chunks(pass.every).zip(inputs.chunks(pass.every)) {
+            if let Some([low, high]) = ahead.next() {
+                L::prefetch(low);
+                L::prefetch(high);
+            }
+            for ([low, high], inputs) in weights.iter().zip(inputs) {
+                let (low, high) = (F::wide::<L>(low), F::wide::<L>(high));
+                for (sums, input) in sums.iter_mut().zip(inputs) {
+                    *sums = [F::add(sums[0], input, low), F::add(sums[1], input, high)];
+                }
             }
         }
         self.store(row, sums);

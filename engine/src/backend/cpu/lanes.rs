@@ -38,6 +38,18 @@ impl Isa {
         isas
     }
 
+    /// The one whose products are fastest here. Chosen by what the processor is, not by a clock: how a bf16 product rounds hangs on it.
+    ///
+    /// AMD's Zen 4 and 5 take a dot product of pairs as often as a multiplication, Intel's Sapphire and Emerald Rapids half as
+    /// often as two multiplications (docs/cpu-backend.md).
+    pub fn best() -> Self {
+        let mut available = Self::available();
+        if !is_amd() {
+            available.retain(|isa| *isa != Self::Avx512Bf16);
+        }
+        available.pop().expect("the portable kernels run everywhere")
+    }
+
     /// Rows of the largest tile of a product.
     pub(super) fn tile_rows(self) -> usize {
         match self {
@@ -70,6 +82,17 @@ impl Isa {
     }
 }
 
+fn is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // The vendor's name stands in three registers.
+        let id = std::arch::x86_64::__cpuid(0);
+        [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Sixteen values. `add_product` rounds once on every instruction set, so that results agree bit for bit.
 pub(super) trait Lanes: Copy {
     /// Rows of the largest tile whose sums stay in registers, two vectors a row.
@@ -88,6 +111,8 @@ pub(super) trait Lanes: Copy {
     /// Adds the products of a pair of bf16 with the pairs of each lane. Only where the instruction set is `Avx512Bf16`.
     fn add_dot(self, pair: u32, bits: Self) -> Self;
     fn store(self, values: &mut [f32; 16]);
+    /// Asks for the cache line where a value begins, which is read soon. The address need not be valid.
+    fn prefetch<T>(_: *const T) {}
 }
 
 impl Lanes for [f32; 16] {
@@ -315,6 +340,11 @@ mod x86 {
         fn store(self, v: &mut [f32; 16]) {
             // SAFETY: 16 values lie at the pointer; the instruction set was detected.
             unsafe { _mm512_storeu_ps(v.as_mut_ptr(), self.0) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(value: *const T) {
+            // SAFETY: a hint, which reads nothing and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(value.cast()) }
         }
     }
 }

@@ -67,8 +67,7 @@ struct Scratch {
 impl Cpu {
     /// A backend of `threads` threads, the caller's own among them; with `cores`, thread i runs on `cores[i]` alone.
     pub fn new(threads: usize, cores: Option<&[usize]>) -> std::io::Result<Self> {
-        let best = Isa::available().pop().expect("the portable kernels run everywhere");
-        Self::with_isa(threads, cores, best)
+        Self::with_isa(threads, cores, Isa::best())
     }
 
     /// Like [`Cpu::new`], on an instruction set of choice, which the machine must have.
