@@ -1,6 +1,7 @@
 //! The paged KV cache of one rank, in the weights' dtype. Knows blocks, not sequences.
 
 use super::format::{Bf16, F16, F32, Values};
+use super::huge_pages::HugePages;
 use super::{AttentionShape, Cpu, Dtype, Span};
 
 /// Tokens whose keys lie side by side.
@@ -23,9 +24,9 @@ enum Layers {
 /// Keys and values of one layer.
 pub(super) struct Layer<V: Values> {
     /// `[blocks, kv_heads, groups of a block, head_dim, 16 tokens]`: vectors go over tokens. The last group may be part empty.
-    keys: Vec<[V::Stored; GROUP]>,
+    keys: HugePages<[V::Stored; GROUP]>,
     /// `[blocks, kv_heads, block_size, head_dim]`, the last rounded up to vectors of 16.
-    values: Vec<[V::Stored; GROUP]>,
+    values: HugePages<[V::Stored; GROUP]>,
 }
 
 impl<V: Values> std::fmt::Debug for Layer<V> {
@@ -95,7 +96,7 @@ impl KvCache {
         dtype: Dtype,
     ) -> Self {
         fn all<V: Values>(layers: usize, pages: &Pages<()>, blocks: usize) -> Vec<Layer<V>> {
-            let zeros = |block: usize| vec![bytemuck::Zeroable::zeroed(); blocks * pages.kv_heads * block];
+            let zeros = |block: usize| HugePages::zeroed(blocks * pages.kv_heads * block);
             let layer = |_| Layer {
                 keys: zeros(pages.groups() * pages.head_dim),
                 values: zeros(pages.block_size * pages.value_vectors()),
@@ -158,7 +159,7 @@ impl New<'_> {
         // Keys and values are two halves for two threads.
         let all_tokens = self.spans.iter().map(|span| span.tokens).sum::<usize>();
         let shared = all_tokens * pages.kv_heads * pages.head_dim >= 1 << 13;
-        let store = |first: usize, parts: &mut [&mut Vec<[V::Stored; GROUP]>]| {
+        let store = |first: usize, parts: &mut [&mut HugePages<[V::Stored; GROUP]>]| {
             for (part, out) in (first..).zip(parts) {
                 match part {
                     0 => self.store_keys::<V>(pages, out),

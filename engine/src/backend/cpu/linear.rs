@@ -1,9 +1,8 @@
 //! Products with a weight: `y = x w^T`. The weight is packed once, at load.
 
-use bytemuck::Zeroable;
-
 use super::format::{Bf16Dot, Bf16Pairs, F16, F32, Format};
 use super::gemm::{Line, PANEL, Product};
+use super::huge_pages::HugePages;
 use super::pool::Parts;
 use super::{Cpu, Dtype, Isa};
 
@@ -18,9 +17,9 @@ pub struct Linear {
 /// For every 32 outputs, and every input or pair of inputs: the outputs' weights, in the weight's own dtype.
 #[derive(Debug)]
 enum Panels {
-    F32(Vec<Line<F32>>),
-    F16(Vec<Line<F16>>),
-    Bf16(Vec<Line<Bf16Pairs>>),
+    F32(HugePages<Line<F32>>),
+    F16(HugePages<Line<F16>>),
+    Bf16(HugePages<Line<Bf16Pairs>>),
 }
 
 /// `B` is the bytes of a value; `read` makes one output's weights of a line from as many values as a line has inputs, or fewer.
@@ -29,9 +28,9 @@ fn pack<F: Format, const B: usize>(
     columns: usize,
     bytes: &[u8],
     read: impl Fn(&[[u8; B]]) -> F::Stored,
-) -> Vec<Line<F>> {
+) -> HugePages<Line<F>> {
     let lines = columns.div_ceil(F::INPUTS);
-    let mut panels = vec![Line::<F>::zeroed(); rows.div_ceil(PANEL) * lines];
+    let mut panels = HugePages::<Line<F>>::zeroed(rows.div_ceil(PANEL) * lines);
     for (row, values) in bytes.as_chunks::<B>().0.chunks_exact(columns).enumerate() {
         let panel = &mut panels[row / PANEL * lines..][..lines];
         for (line, values) in panel.iter_mut().zip(values.chunks(F::INPUTS)) {

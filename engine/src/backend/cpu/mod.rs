@@ -10,6 +10,7 @@ mod elementwise;
 mod embedding;
 mod format;
 mod gemm;
+mod huge_pages;
 mod kv_cache;
 mod lanes;
 mod linear;

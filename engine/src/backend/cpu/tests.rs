@@ -2,6 +2,7 @@
 
 mod attention;
 mod elementwise;
+mod huge_pages;
 mod linear;
 mod pool;
 
