@@ -8,11 +8,12 @@ use std::time::Duration;
 use camino::Utf8Path;
 
 use super::health::Health;
-use super::launch::{LaunchError, Waker, Workers, io};
+use super::launch::{LaunchError, Workers, io};
 use super::loss::{Heard, Loss};
 use super::probe::Probed;
-use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
+use super::switchboard::Waker;
 use super::warm_up;
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
@@ -333,7 +334,7 @@ impl RuntimeExecutor {
             Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
                 self.health.heard(rank, Some(cpu_ns), now)
             }
-            Some((rank, Heard::Report(report @ (Report::Stage { .. } | Report::Tokens { .. })))) => {
+            Some((rank, Heard::Report(report @ Report::Stage { .. }))) => {
                 self.health.heard(rank, None, now);
                 self.health.progressed(now);
                 self.note(report);
@@ -359,28 +360,21 @@ impl RuntimeExecutor {
     }
 
     fn note(&mut self, report: Report) {
-        let of = |number| move |flight: &&mut Flight| flight.batch == number;
-        match report {
-            Report::Stage { batch, stage, start_ns, end_ns } => {
-                let flight = self.in_flight.iter_mut().find(of(batch));
-                if let Some(flight) = flight.filter(|_| stage == 0) {
-                    flight.start_ns = Some(start_ns);
-                }
-                let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
-                let (start, end) = (since(start_ns), since(end_ns));
-                if let Some(stays) = &mut self.stays {
-                    stays.push(StageStay { batch: BatchId(batch), stage, start, end });
-                }
+        let Report::Stage { batch, stage, start_ns, end_ns, output } = report else { return };
+        let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
+        let (start, end) = (since(start_ns), since(end_ns));
+        if let Some(stays) = &mut self.stays {
+            stays.push(StageStay { batch: BatchId(batch), stage, start, end });
+        }
+        let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.batch == batch) else { return };
+        if stage == 0 {
+            flight.start_ns = Some(start_ns);
+        }
+        if let Some(Output { tokens, logits }) = output {
+            flight.tokens = Some(tokens);
+            if let Some(kept) = &mut self.logits {
+                *kept = logits;
             }
-            Report::Tokens { batch, tokens, logits } => {
-                if let Some(flight) = self.in_flight.iter_mut().find(of(batch)) {
-                    flight.tokens = Some(tokens);
-                }
-                if let Some(kept) = &mut self.logits {
-                    *kept = logits;
-                }
-            }
-            _ => {}
         }
     }
 

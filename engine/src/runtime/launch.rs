@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::health::{Health, Verdict};
 use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills};
 use super::protocol::{Order, Report, Setup, frame, read_frame};
+use super::switchboard::{Switchboard, Waker};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::{Secret, Side};
 
@@ -53,18 +54,6 @@ pub(super) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchErr
     move |source| LaunchError::Io { what, source }
 }
 
-/// Ends a driver's wait from another thread.
-#[derive(Debug, Clone)]
-pub struct Waker(Sender<(usize, Heard)>);
-
-impl Waker {
-    /// The driver looks up from its wait, at once or when it waits next.
-    pub fn wake(&self) {
-        // A driver that is gone needs no waking.
-        let _ = self.0.send((0, Heard::Woken));
-    }
-}
-
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 /// All workers of a run. Dropped, none is left.
@@ -72,9 +61,7 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 pub(super) struct Workers {
     children: Vec<Child>,
     logs: Vec<Log>,
-    orders: Vec<TcpStream>,
-    heard: Receiver<(usize, Heard)>,
-    waker: Waker,
+    board: Switchboard,
     /// Processes that the kernel had ended for lack of memory when this run began.
     memory_kills: Option<u64>,
 }
@@ -100,15 +87,14 @@ impl Workers {
             TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).map_err(io("listen on loopback"))?;
         let address = listener.local_addr().map_err(io("listen on loopback"))?;
         listener.set_nonblocking(true).map_err(io("listen on loopback"))?;
-        let (sender, heard) = channel();
-        let (children, logs, orders) = (Vec::new(), Vec::new(), Vec::new());
-        let waker = Waker(sender.clone());
-        let mut workers = Self { children, logs, orders, heard, waker, memory_kills: memory_kills() };
+        let board = Switchboard::new().map_err(io("make a bell for the driver"))?;
+        let (children, logs) = (Vec::new(), Vec::new());
+        let mut workers = Self { children, logs, board, memory_kills: memory_kills() };
         for rank in 0..world {
             workers.spawn(program, &setup(rank, address, &secret))?;
         }
         let greeted = workers.meet(&listener, secret)?;
-        workers.join(greeted, &sender)?;
+        workers.join(greeted)?;
         workers.await_ready(ready_by)?;
         Ok(workers)
     }
@@ -180,14 +166,11 @@ impl Workers {
     }
 
     /// Tells everyone where everyone is, and starts listening to them.
-    fn join(&mut self, greeted: Vec<Greeted>, sender: &Sender<(usize, Heard)>) -> Result<(), LaunchError> {
+    fn join(&mut self, greeted: Vec<Greeted>) -> Result<(), LaunchError> {
         let peers = greeted.iter().filter_map(|worker| worker.peers_at).collect();
         let join = frame(&Order::Join(peers));
-        for Greeted { stream, rank, .. } in greeted {
-            let reader = stream.try_clone().map_err(io("a worker's connection"))?;
-            let sender = sender.clone();
-            std::thread::spawn(move || listen(rank, reader, &sender));
-            self.orders.push(stream);
+        for Greeted { stream, .. } in greeted {
+            self.board.add(stream).map_err(io("a worker's connection"))?;
         }
         self.send(&join)?;
         Ok(())
@@ -225,22 +208,17 @@ impl Workers {
 
     /// Sends the same bytes to every worker.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Loss> {
-        for rank in 0..self.orders.len() {
-            if self.orders[rank].write_all(bytes).is_err() {
-                return Err(self.loss(rank, Heard::Closed));
-            }
-        }
-        Ok(())
+        self.board.send(bytes).map_err(|rank| self.loss(rank, Heard::Closed))
     }
 
     /// The next thing heard, if any within `patience`.
-    pub(super) fn hear(&self, patience: Duration) -> Option<(usize, Heard)> {
-        self.heard.recv_timeout(patience).ok()
+    pub(super) fn hear(&mut self, patience: Duration) -> Option<(usize, Heard)> {
+        self.board.hear(patience)
     }
 
     /// For other threads of this process.
     pub(super) fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.board.waker()
     }
 
     /// How many there are.
@@ -398,17 +376,4 @@ fn greet(mut stream: TcpStream, secret: &Secret) -> Option<Greeted> {
         tracing::warn!("refused a connection to the driver: {error}");
     }
     greeted.ok()
-}
-
-/// Hands on all that a worker says, until it says no more.
-fn listen(rank: usize, stream: TcpStream, sender: &Sender<(usize, Heard)>) {
-    let mut source = BufReader::new(stream);
-    let mut buffer = Vec::new();
-    while let Ok(report) = read_frame(&mut source, &mut buffer) {
-        if sender.send((rank, Heard::Report(report))).is_err() {
-            return;
-        }
-    }
-    // The receiver may be gone: then nobody cares.
-    let _ = sender.send((rank, Heard::Closed));
 }
