@@ -15,7 +15,7 @@ use chariot_engine::engine::Engine;
 use chariot_engine::executor::StageStay;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
-use chariot_engine::runtime::{Plan, Prompt, RuntimeExecutor, Weights};
+use chariot_engine::runtime::{Places, Plan, Prompt, RuntimeExecutor, Weights};
 use chariot_engine::sched::{ChunkSchedule, Compat, NewSequence, Policy, Scheduler, SchedulerConfig};
 use chariot_engine::shard::Parallel;
 use chariot_engine::units::{Nanos, SeqId};
@@ -58,6 +58,7 @@ fn start(parallel: Parallel, sequences: u32) -> anyhow::Result<Engine<RuntimeExe
         weights: Weights::HuggingFace(MODEL.into()),
         kv: KvSpec { blocks, block_size: BLOCK_SIZE },
         max_model_len: PROMPT + OUTPUT,
+        places: Places::here(),
         shared_memory: true,
         cores: Vec::new(),
         links: None,

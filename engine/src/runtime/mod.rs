@@ -3,6 +3,8 @@
 //! ```text
 //! driver                                        worker of rank r = stage * tp + tp rank
 //! spawn, secret and setup on its stdin    ->    connects back, proves the secret
+//! Clock, a few times                      ->
+//!                                         <-    Clock(its time)
 //! Join(addresses)                         ->    meets its peers, loads its weights
 //!                                         <-    Ready
 //! Step(chunks, tokens, blocks)            ->    embeds or receives, runs its layers, sends or samples
@@ -19,6 +21,8 @@ mod health;
 mod launch;
 mod loss;
 mod meeting;
+mod offset;
+mod places;
 mod probe;
 mod protocol;
 mod rank;
@@ -30,6 +34,7 @@ mod worker;
 pub use driver::{Plan, RuntimeExecutor, Summary};
 pub use launch::LaunchError;
 pub use loss::Loss;
+pub use places::{Place, Places};
 pub use probe::{ProbePart, ProbePlan, Probed, probe_blocks};
 pub use protocol::Weights;
 pub use sequences::Prompt;

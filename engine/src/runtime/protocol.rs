@@ -1,7 +1,7 @@
 //! What driver and workers say to each other: plain data, one frame a message. Knows no socket and no process.
 
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,8 @@ pub(super) struct Setup {
     pub seat: Seat,
     /// Where the driver listens.
     pub driver: SocketAddr,
+    /// Where this rank listens for its peers.
+    pub address: IpAddr,
     /// Proves to driver and peers that this worker belongs to the run, in hexadecimal.
     pub secret: String,
     /// Ranks.
@@ -73,6 +75,8 @@ pub enum Weights {
 /// Driver to worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
+    /// Tell the time, at once.
+    Clock,
     /// All have connected: where each rank's peers reach it, in order of ranks. Empty with shared memory.
     Join(Vec<SocketAddr>),
     /// Run a batch.
@@ -120,6 +124,8 @@ pub(super) struct Part {
 pub(super) enum Report {
     /// Connected; where peers reach it, unless they talk through shared memory.
     Hello { rank: u32, peers_at: Option<SocketAddr> },
+    /// CLOCK_MONOTONIC of its host.
+    Clock { ns: u64 },
     /// Weights are loaded, all buffers are there.
     Ready { weight_bytes: u64, kv_bytes: u64 },
     /// Still there; CPU time so far.

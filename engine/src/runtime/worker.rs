@@ -12,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::launch::OF_PEER;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use super::rank::Rank;
-use crate::clock::cpu_ns;
+use crate::clock::{cpu_ns, monotonic_ns};
 use crate::comm::CommError;
 use crate::comm::secret::{Secret, Side};
 
@@ -37,7 +37,8 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
         setup.seat.rank
     );
     let secret = Secret::from_hex(&setup.secret).context("read the secret")?;
-    let mut stream = TcpStream::connect(setup.driver).context("connect to the driver")?;
+    let connected = TcpStream::connect_timeout(&setup.driver, MEETING);
+    let mut stream = connected.with_context(|| format!("connect to the driver at {}", setup.driver))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(MEETING))?;
     secret.shake_hands(&mut stream, Side::Caller).context("shake hands with the driver")?;
@@ -60,8 +61,12 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
     let (mut reader, mut buffer) = (BufReader::new(reader), Vec::new());
     let meeting = super::meeting::open(setup, secret)?;
     say(driver, &Report::Hello { rank: setup.seat.rank, peers_at: meeting.address() })?;
-    let Order::Join(peers) = read_frame(&mut reader, &mut buffer).context("wait for all ranks")? else {
-        anyhow::bail!("expected the peers' addresses first");
+    let peers = loop {
+        match read_frame(&mut reader, &mut buffer).context("wait for all ranks")? {
+            Order::Clock => say(driver, &Report::Clock { ns: monotonic_ns() })?,
+            Order::Join(peers) => break peers,
+            _ => anyhow::bail!("expected the peers' addresses first"),
+        }
     };
     reader.get_ref().set_read_timeout(None)?;
     start_heartbeat(Arc::clone(driver));
@@ -74,7 +79,7 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             Order::AllReduce { values, times } => {
                 rank.all_reduces(values, times, |report| say(driver, &report))?;
             }
-            Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
+            Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }
     }
