@@ -1,5 +1,6 @@
 //! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,10 +10,11 @@ use chariot_engine::engine::{Ending, Trial};
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::record::Recorder;
-use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Summary, Weights};
+use chariot_engine::runtime::{self, Place, Places, Prompt, RuntimeExecutor, Summary, Weights};
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::cluster::Provenance;
 use chariot_engine::sim::coefficient::Band;
+use chariot_engine::sim::place::NodePlace;
 use chariot_engine::sim::platform::{Emulation, Link, Platform, Runtime, Transport};
 use chariot_engine::timeline::Timeline;
 use chariot_engine::trial::BandChoice;
@@ -87,7 +89,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     let preset = &plan.cluster.preset;
     let runtime = preset.runtime.clone().unwrap_or_default();
-    check_cores(&args.cluster, "preset.", &runtime.cores)?;
+    check_cores(&args.cluster, "preset.", &runtime)?;
     let scheduler = &plan.scheduler;
     let workers = runtime::Plan {
         parallel: plan.weights.parallel,
@@ -95,6 +97,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         weights: Weights::Shards(args.weights.clone()),
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
+        places: places_of(preset),
         shared_memory: runtime.transport == Transport::SharedMemory,
         cores: cores_of(&runtime),
         links: runtime.emulate.map(|emulation| links(preset, emulation)),
@@ -109,6 +112,10 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     }
     let program = std::env::current_exe().context("find this executable")?;
     let mut executor = RuntimeExecutor::launch(&program, &workers)?;
+    if !runtime.places.is_empty() {
+        let us = executor.clock_uncertainty().as_secs_f64() * 1e6;
+        say(format_args!("stages' times are by the driver's clock, to within {us:.0} us when ranks joined"))?;
+    }
     let vocabulary = plan.weights.shape.vocab_size;
     for (number, request) in plan.requests.iter().enumerate() {
         let prompt = Prompt {
@@ -134,11 +141,25 @@ pub(super) fn cores_of(runtime: &Runtime) -> Vec<Vec<usize>> {
     runtime.cores.iter().map(|cores| cores.iter().map(|core| *core as usize).collect()).collect()
 }
 
-/// Refuses cores that this process may not use; workers may use the same. `within`: where in the file `runtime` stands.
-pub(super) fn check_cores(file: &Utf8Path, within: &str, cores: &[Vec<u32>]) -> anyhow::Result<()> {
+/// Where a platform's ranks run.
+pub(super) fn places_of(platform: &Platform) -> Places {
+    let Some(Runtime { driver: Some(driver), places, .. }) = &platform.runtime else { return Places::here() };
+    let place = |device: u32| {
+        let NodePlace { address, launch, program } = &places[(device / platform.gpus_per_node) as usize];
+        let program = program.as_ref().map(PathBuf::from);
+        Place { address: *address, launch: launch.clone(), program }
+    };
+    Places { driver: *driver, ranks: (0..platform.devices()).map(place).collect() }
+}
+
+/// Refuses cores that this process may not use; workers beside it may use the same, and of others nothing is known here. `within`: where in the file `runtime` stands.
+pub(super) fn check_cores(file: &Utf8Path, within: &str, runtime: &Runtime) -> anyhow::Result<()> {
+    if !runtime.places.is_empty() {
+        return Ok(());
+    }
     let own =
         nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).context("ask for this host's cores")?;
-    let missing = cores.iter().flatten().find(|core| !own.is_set(**core as usize).unwrap_or(false));
+    let missing = runtime.cores.iter().flatten().find(|core| !own.is_set(**core as usize).unwrap_or(false));
     let Some(missing) = missing else { return Ok(()) };
     let there: Vec<String> = (0..nix::sched::CpuSet::count())
         .filter(|core| own.is_set(*core).unwrap_or(false))

@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::engine::{Completed, Engine};
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::model::{KvSpec, ModelConfig};
-use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Weights};
+use chariot_engine::runtime::{self, Places, Prompt, RuntimeExecutor, Weights};
 use chariot_engine::sched::{
     Admission, ChunkSchedule, Compat, NewSequence, Policy, Scheduler, SchedulerConfig,
 };
@@ -179,6 +179,7 @@ pub(super) fn launch(
         weights: Weights::HuggingFace(model.to_owned()),
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
+        places: Places::here(),
         shared_memory: !tcp,
         cores: Vec::new(),
         links: None,

@@ -15,7 +15,7 @@ use chariot_engine::shard::{Division, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, links};
+use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, links, places_of};
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
@@ -113,7 +113,7 @@ fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
     let runtime = platform.runtime.clone();
     let runtime =
         runtime.ok_or_else(|| blame(&"runtime: expected how ranks run on this machine, found none"))?;
-    check_cores(&args.platform, "", &runtime.cores)?;
+    check_cores(&args.platform, "", &runtime)?;
     Ok((platform, runtime))
 }
 
@@ -164,6 +164,7 @@ fn measure(
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },
         kv: KvSpec { blocks: 1, block_size: 1 },
         max_model_len: 1,
+        places: places_of(platform),
         shared_memory: runtime.transport == Transport::SharedMemory,
         cores: cores_of(runtime),
         links: runtime.emulate.map(|emulation| links(platform, emulation)),

@@ -8,11 +8,13 @@ use std::time::Duration;
 use camino::Utf8Path;
 
 use super::health::Health;
-use super::launch::{LaunchError, Waker, Workers, io};
+use super::launch::{LaunchError, Workers, io};
 use super::loss::{Heard, Loss};
+use super::places::Places;
 use super::probe::Probed;
-use super::protocol::{Farewell, Order, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
+use super::switchboard::Waker;
 use super::warm_up;
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
@@ -42,6 +44,8 @@ pub struct Plan {
     pub kv: KvSpec,
     /// Longest sequence, in tokens.
     pub max_model_len: u32,
+    /// Where the driver listens and ranks run.
+    pub places: Places,
     /// Whether ranks talk through shared memory, or over TCP.
     pub shared_memory: bool,
     /// For each rank, the core of each of its threads; empty: wherever the operating system puts them.
@@ -59,6 +63,7 @@ impl Plan {
         Setup {
             seat: Seat { rank: rank as u32, threads: self.threads, cores: self.cores.get(rank).cloned() },
             driver,
+            address: self.places.address(rank),
             secret: secret.to_hex(),
             parallel: self.parallel,
             weights: self.weights.clone(),
@@ -123,7 +128,7 @@ impl RuntimeExecutor {
         let shared = shared.map_err(io("make the ranks' shared memory"))?;
         let path = shared.as_ref().map(shm::SharedMemory::path);
         let setup = |rank: usize, driver, secret: &Secret| plan.setup(rank, driver, secret, path.as_deref());
-        let workers = Workers::launch(program, world, setup, plan.ready_by)?;
+        let workers = Workers::launch(program, &plan.places, world, setup, plan.ready_by)?;
         // All have mapped it.
         drop(shared);
         let now = monotonic_ns();
@@ -187,6 +192,11 @@ impl RuntimeExecutor {
     /// The workers' processes.
     pub fn processes(&self) -> Vec<u32> {
         self.workers.processes()
+    }
+
+    /// By how much a stage's times may be wrong, for its host's clock is known no better.
+    pub fn clock_uncertainty(&self) -> Nanos {
+        Nanos(self.workers.clock_uncertainty_ns())
     }
 
     /// Room for keys and values.
@@ -333,10 +343,10 @@ impl RuntimeExecutor {
             Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
                 self.health.heard(rank, Some(cpu_ns), now)
             }
-            Some((rank, Heard::Report(report @ (Report::Stage { .. } | Report::Tokens { .. })))) => {
+            Some((rank, Heard::Report(report @ Report::Stage { .. }))) => {
                 self.health.heard(rank, None, now);
                 self.health.progressed(now);
-                self.note(report);
+                self.note(rank, report);
                 return Ok(());
             }
             Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
@@ -358,29 +368,23 @@ impl RuntimeExecutor {
         }
     }
 
-    fn note(&mut self, report: Report) {
-        let of = |number| move |flight: &&mut Flight| flight.batch == number;
-        match report {
-            Report::Stage { batch, stage, start_ns, end_ns } => {
-                let flight = self.in_flight.iter_mut().find(of(batch));
-                if let Some(flight) = flight.filter(|_| stage == 0) {
-                    flight.start_ns = Some(start_ns);
-                }
-                let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
-                let (start, end) = (since(start_ns), since(end_ns));
-                if let Some(stays) = &mut self.stays {
-                    stays.push(StageStay { batch: BatchId(batch), stage, start, end });
-                }
+    fn note(&mut self, rank: usize, report: Report) {
+        let Report::Stage { batch, stage, start_ns, end_ns, output } = report else { return };
+        let [start_ns, end_ns] = [start_ns, end_ns].map(|ns| self.workers.by_own_clock(rank, ns));
+        let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
+        let (start, end) = (since(start_ns), since(end_ns));
+        if let Some(stays) = &mut self.stays {
+            stays.push(StageStay { batch: BatchId(batch), stage, start, end });
+        }
+        let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.batch == batch) else { return };
+        if stage == 0 {
+            flight.start_ns = Some(start_ns);
+        }
+        if let Some(Output { tokens, logits }) = output {
+            flight.tokens = Some(tokens);
+            if let Some(kept) = &mut self.logits {
+                *kept = logits;
             }
-            Report::Tokens { batch, tokens, logits } => {
-                if let Some(flight) = self.in_flight.iter_mut().find(of(batch)) {
-                    flight.tokens = Some(tokens);
-                }
-                if let Some(kept) = &mut self.logits {
-                    *kept = logits;
-                }
-            }
-            _ => {}
         }
     }
 

@@ -2,19 +2,22 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::process::{Child, ExitStatus};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::health::{Health, Verdict};
-use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills};
+use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills, signal_of};
+use super::offset::{Offset, Round};
+use super::places::Places;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
+use super::switchboard::{Switchboard, Waker};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::{Secret, Side};
 
@@ -27,6 +30,8 @@ const CONNECT_BY: Duration = Duration::from_secs(15);
 /// After a first sign of trouble: how long a culprit may take to be found dead, and one that said why it failed.
 const INQUEST: Duration = Duration::from_secs(2);
 const CONFESSED: Duration = Duration::from_millis(200);
+/// How often a worker is asked the time.
+const CLOCK_ROUNDS: usize = 8;
 /// A worker that is seen stopped so often while workers meet is not about to go on.
 const STOPPED_LOOKS: u32 = 75;
 /// How often children are looked at while nothing is heard of them.
@@ -48,21 +53,14 @@ pub enum LaunchError {
     Lost(#[from] Loss),
 }
 
+/// An error of the operating system's, with what it is about.
+fn about(what: impl std::fmt::Display, error: std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
 /// Says what was tried when the operating system refused.
 pub(super) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> LaunchError {
     move |source| LaunchError::Io { what, source }
-}
-
-/// Ends a driver's wait from another thread.
-#[derive(Debug, Clone)]
-pub struct Waker(Sender<(usize, Heard)>);
-
-impl Waker {
-    /// The driver looks up from its wait, at once or when it waits next.
-    pub fn wake(&self) {
-        // A driver that is gone needs no waking.
-        let _ = self.0.send((0, Heard::Woken));
-    }
 }
 
 type Log = Arc<Mutex<VecDeque<String>>>;
@@ -72,9 +70,9 @@ type Log = Arc<Mutex<VecDeque<String>>>;
 pub(super) struct Workers {
     children: Vec<Child>,
     logs: Vec<Log>,
-    orders: Vec<TcpStream>,
-    heard: Receiver<(usize, Heard)>,
-    waker: Waker,
+    board: Switchboard,
+    /// Of each rank's clock.
+    offsets: Vec<Offset>,
     /// Processes that the kernel had ended for lack of memory when this run began.
     memory_kills: Option<u64>,
 }
@@ -84,46 +82,45 @@ struct Greeted {
     stream: TcpStream,
     rank: usize,
     peers_at: Option<SocketAddr>,
+    offset: Offset,
 }
 
 impl Workers {
-    /// Starts `world` workers of `program` and waits until all have connected, have each other's addresses and said they are ready.
+    /// Starts `world` workers of `program` in their places and waits until all have connected, have each other's addresses and said they are ready.
     /// `setup` makes each rank's, given where the driver listens and the run's secret.
     pub(super) fn launch(
         program: &Path,
+        places: &Places,
         world: usize,
         setup: impl Fn(usize, SocketAddr, &Secret) -> Setup,
         ready_by: Duration,
     ) -> Result<Self, LaunchError> {
         let secret = Secret::random().map_err(io("the operating system's random numbers"))?;
-        let listener =
-            TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).map_err(io("listen on loopback"))?;
-        let address = listener.local_addr().map_err(io("listen on loopback"))?;
-        listener.set_nonblocking(true).map_err(io("listen on loopback"))?;
-        let (sender, heard) = channel();
-        let (children, logs, orders) = (Vec::new(), Vec::new(), Vec::new());
-        let waker = Waker(sender.clone());
-        let mut workers = Self { children, logs, orders, heard, waker, memory_kills: memory_kills() };
+        let listen = "listen for workers at the driver's address";
+        let listener = TcpListener::bind((places.driver, 0));
+        let listener = listener.map_err(|error| io(listen)(about(places.driver, error)))?;
+        let address = listener.local_addr().map_err(io(listen))?;
+        listener.set_nonblocking(true).map_err(io(listen))?;
+        let board = Switchboard::new().map_err(io("make a bell for the driver"))?;
+        let (children, logs, offsets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut workers = Self { children, logs, board, offsets, memory_kills: memory_kills() };
         for rank in 0..world {
-            workers.spawn(program, &setup(rank, address, &secret))?;
+            workers.spawn(program, places, &setup(rank, address, &secret))?;
         }
         let greeted = workers.meet(&listener, secret)?;
-        workers.join(greeted, &sender)?;
+        workers.join(greeted)?;
         workers.await_ready(ready_by)?;
         Ok(workers)
     }
 
-    fn spawn(&mut self, program: &Path, setup: &Setup) -> Result<(), LaunchError> {
+    fn spawn(&mut self, program: &Path, places: &Places, setup: &Setup) -> Result<(), LaunchError> {
         let rank = setup.seat.rank;
-        let mut child = Command::new(program)
-            .args(["worker", "--rank", &rank.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+        let mut command = places.command(rank as usize, program);
+        let mut child = command
             // An interrupt at the terminal is the driver's to handle; the workers go when it goes.
             .process_group(0)
             .spawn()
-            .map_err(io("start a worker"))?;
+            .map_err(|error| io("start a worker")(about(command.get_program().display(), error)))?;
         let log = Log::default();
         let stderr = child.stderr.take().expect("stderr is piped");
         std::thread::spawn({
@@ -180,14 +177,12 @@ impl Workers {
     }
 
     /// Tells everyone where everyone is, and starts listening to them.
-    fn join(&mut self, greeted: Vec<Greeted>, sender: &Sender<(usize, Heard)>) -> Result<(), LaunchError> {
+    fn join(&mut self, greeted: Vec<Greeted>) -> Result<(), LaunchError> {
         let peers = greeted.iter().filter_map(|worker| worker.peers_at).collect();
         let join = frame(&Order::Join(peers));
-        for Greeted { stream, rank, .. } in greeted {
-            let reader = stream.try_clone().map_err(io("a worker's connection"))?;
-            let sender = sender.clone();
-            std::thread::spawn(move || listen(rank, reader, &sender));
-            self.orders.push(stream);
+        for Greeted { stream, offset, .. } in greeted {
+            self.offsets.push(offset);
+            self.board.add(stream).map_err(io("a worker's connection"))?;
         }
         self.send(&join)?;
         Ok(())
@@ -225,22 +220,27 @@ impl Workers {
 
     /// Sends the same bytes to every worker.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Loss> {
-        for rank in 0..self.orders.len() {
-            if self.orders[rank].write_all(bytes).is_err() {
-                return Err(self.loss(rank, Heard::Closed));
-            }
-        }
-        Ok(())
+        self.board.send(bytes).map_err(|rank| self.loss(rank, Heard::Closed))
     }
 
     /// The next thing heard, if any within `patience`.
-    pub(super) fn hear(&self, patience: Duration) -> Option<(usize, Heard)> {
-        self.heard.recv_timeout(patience).ok()
+    pub(super) fn hear(&mut self, patience: Duration) -> Option<(usize, Heard)> {
+        self.board.hear(patience)
     }
 
     /// For other threads of this process.
     pub(super) fn waker(&self) -> Waker {
-        self.waker.clone()
+        self.board.waker()
+    }
+
+    /// A time of a rank's clock, by the driver's.
+    pub(super) fn by_own_clock(&self, rank: usize, ns: u64) -> u64 {
+        self.offsets[rank].of_driver(ns)
+    }
+
+    /// How wrong such a time may be, of the rank where that is most.
+    pub(super) fn clock_uncertainty_ns(&self) -> u64 {
+        self.offsets.iter().map(|offset| offset.uncertainty_ns).max().unwrap_or(0)
     }
 
     /// How many there are.
@@ -260,7 +260,7 @@ impl Workers {
         let began = monotonic_ns();
         let passed = |time: Duration| monotonic_ns() - began > time.as_nanos() as u64;
         while !passed(INQUEST) {
-            if let Some(rank) = self.dead(|status| status.signal().is_some()) {
+            if let Some(rank) = self.dead(|status| signal_of(status).is_some()) {
                 return self.obituary(rank);
             }
             let confessed = signs
@@ -390,8 +390,9 @@ fn greet(mut stream: TcpStream, secret: &Secret) -> Option<Greeted> {
         let Report::Hello { rank, peers_at } = read_frame(&mut stream, &mut Vec::new())? else {
             return Err(std::io::Error::other("expected a greeting, found another message"));
         };
+        let offset = compare_clocks(&mut stream)?;
         stream.set_read_timeout(None)?;
-        Ok(Greeted { stream, rank: rank as usize, peers_at })
+        Ok(Greeted { stream, rank: rank as usize, peers_at, offset })
     };
     let greeted = { read }();
     if let Err(error) = &greeted {
@@ -400,15 +401,17 @@ fn greet(mut stream: TcpStream, secret: &Secret) -> Option<Greeted> {
     greeted.ok()
 }
 
-/// Hands on all that a worker says, until it says no more.
-fn listen(rank: usize, stream: TcpStream, sender: &Sender<(usize, Heard)>) {
-    let mut source = BufReader::new(stream);
-    let mut buffer = Vec::new();
-    while let Ok(report) = read_frame(&mut source, &mut buffer) {
-        if sender.send((rank, Heard::Report(report))).is_err() {
-            return;
-        }
+/// Asks a worker the time, a few times.
+fn compare_clocks(stream: &mut TcpStream) -> std::io::Result<Offset> {
+    let (question, mut buffer) = (frame(&Order::Clock), Vec::new());
+    let mut rounds = [Round { asked_ns: 0, theirs_ns: 0, heard_ns: u64::MAX }; CLOCK_ROUNDS];
+    for round in &mut rounds {
+        let asked_ns = monotonic_ns();
+        stream.write_all(&question)?;
+        let Report::Clock { ns: theirs_ns } = read_frame(stream, &mut buffer)? else {
+            return Err(std::io::Error::other("expected a worker's time, found another message"));
+        };
+        *round = Round { asked_ns, theirs_ns, heard_ns: monotonic_ns() };
     }
-    // The receiver may be gone: then nobody cares.
-    let _ = sender.send((rank, Heard::Closed));
+    Ok(Offset::from_rounds(&rounds).expect("there is more than no round"))
 }

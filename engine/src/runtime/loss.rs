@@ -69,13 +69,19 @@ pub(super) fn how_it_ended(status: ExitStatus, memory_ran_out: Option<bool>) -> 
         Some(false) => "",
         None => "; the kernel ends processes so when memory runs out, and then says so in its log",
     };
-    match (status.signal(), status.code()) {
+    match (signal_of(&status), status.code()) {
         (Some(9), _) => format!("was killed by signal 9 (SIGKILL){because}"),
         (Some(6), _) => "was ended by signal 6 (SIGABRT), as after a failed allocation".to_owned(),
         (Some(signal), _) => format!("was killed by signal {signal}{}", named(signal)),
         (_, Some(code)) => format!("ended with exit code {code}"),
         _ => "ended".to_owned(),
     }
+}
+
+/// The signal that ended a process, or the worker behind it: shells, and programs that follow them, tell of one by 128 and its number.
+pub(super) fn signal_of(status: &ExitStatus) -> Option<i32> {
+    let behind = || status.code().map(|code| code - 128).filter(|signal| (1..=31).contains(signal));
+    status.signal().or_else(behind)
 }
 
 fn named(signal: i32) -> &'static str {
@@ -131,6 +137,9 @@ mod tests {
         assert!(killed(None).contains("when memory runs out"));
         assert_eq!(how_it_ended(ExitStatus::from_raw(11), None), "was killed by signal 11 (SIGSEGV)");
         assert_eq!(how_it_ended(ExitStatus::from_raw(3 << 8), None), "ended with exit code 3");
+        assert_eq!(how_it_ended(ExitStatus::from_raw(255 << 8), None), "ended with exit code 255");
+        let behind_a_shell = how_it_ended(ExitStatus::from_raw(137 << 8), Some(false));
+        assert_eq!(behind_a_shell, "was killed by signal 9 (SIGKILL)");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a rank meets its peers, over shared memory or TCP, and the groups it then talks in.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,7 +23,10 @@ pub(super) struct Meeting<'a> {
 pub(super) fn open<'a>(setup: &'a Setup, secret: &'a Secret) -> anyhow::Result<Meeting<'a>> {
     let listener = match setup.shared_memory {
         Some(_) => None,
-        None => Some(Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).context("listen for peers")?),
+        None => Some(
+            Listener::bind(setup.address)
+                .with_context(|| format!("listen for peers at {}", setup.address))?,
+        ),
     };
     Ok(Meeting { setup, secret, listener })
 }

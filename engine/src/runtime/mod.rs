@@ -3,10 +3,12 @@
 //! ```text
 //! driver                                        worker of rank r = stage * tp + tp rank
 //! spawn, secret and setup on its stdin    ->    connects back, proves the secret
+//! Clock, a few times                      ->
+//!                                         <-    Clock(its time)
 //! Join(addresses)                         ->    meets its peers, loads its weights
 //!                                         <-    Ready
 //! Step(chunks, tokens, blocks)            ->    embeds or receives, runs its layers, sends or samples
-//!                                         <-    Stage(times) from each stage, Tokens from the last
+//!                                         <-    Stage(times) from each stage, with the tokens from the last
 //!                                         <-    Alive, several times a second
 //! Stop                                    ->    Bye
 //! ```
@@ -19,17 +21,22 @@ mod health;
 mod launch;
 mod loss;
 mod meeting;
+mod offset;
+mod places;
 mod probe;
 mod protocol;
 mod rank;
 mod sequences;
+mod switchboard;
 mod warm_up;
 mod worker;
 
 pub use driver::{Plan, RuntimeExecutor, Summary};
-pub use launch::{LaunchError, Waker};
+pub use launch::LaunchError;
 pub use loss::Loss;
+pub use places::{Place, Places};
 pub use probe::{ProbePart, ProbePlan, Probed, probe_blocks};
 pub use protocol::Weights;
 pub use sequences::Prompt;
+pub use switchboard::Waker;
 pub use worker::run as run_worker;

@@ -1,7 +1,7 @@
 //! What driver and workers say to each other: plain data, one frame a message. Knows no socket and no process.
 
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
@@ -22,6 +22,8 @@ pub(super) struct Setup {
     pub seat: Seat,
     /// Where the driver listens.
     pub driver: SocketAddr,
+    /// Where this rank listens for its peers.
+    pub address: IpAddr,
     /// Proves to driver and peers that this worker belongs to the run, in hexadecimal.
     pub secret: String,
     /// Ranks.
@@ -73,6 +75,8 @@ pub enum Weights {
 /// Driver to worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
+    /// Tell the time, at once.
+    Clock,
     /// All have connected: where each rank's peers reach it, in order of ranks. Empty with shared memory.
     Join(Vec<SocketAddr>),
     /// Run a batch.
@@ -120,20 +124,30 @@ pub(super) struct Part {
 pub(super) enum Report {
     /// Connected; where peers reach it, unless they talk through shared memory.
     Hello { rank: u32, peers_at: Option<SocketAddr> },
+    /// CLOCK_MONOTONIC of its host.
+    Clock { ns: u64 },
     /// Weights are loaded, all buffers are there.
     Ready { weight_bytes: u64, kv_bytes: u64 },
     /// Still there; CPU time so far.
     Alive { cpu_ns: u64 },
-    /// A stage is done with a batch: when it began and ended, by CLOCK_MONOTONIC or the emulated device's clock. From the first rank of each stage.
-    Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64 },
-    /// The batch's output tokens, in the order of its sampled parts, from the first rank of the last stage.
-    Tokens { batch: u32, tokens: Vec<u32>, logits: Vec<f32> },
+    /// A stage is done with a batch: when it began and ended, by CLOCK_MONOTONIC or the emulated device's clock. From the first rank of each
+    /// stage; that of the last says what came out, too.
+    Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64, output: Option<Output> },
     /// What each all-reduce took, from the first rank of each stage.
     AllReduced { stage: u32, ns: Vec<u64> },
     /// It cannot go on; `peer`: because this rank failed it.
     Failed { message: String, peer: Option<u32> },
     /// Its last words.
     Bye(Farewell),
+}
+
+/// What came out of a batch.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Output {
+    /// In the order of the batch's sampled parts.
+    pub(super) tokens: Vec<u32>,
+    /// `[tokens, vocabulary]`, if asked for.
+    pub(super) logits: Vec<f32>,
 }
 
 /// What a worker tells of its life when it ends.
@@ -161,12 +175,27 @@ pub(super) fn frame(message: &impl Serialize) -> Vec<u8> {
 pub(super) fn read_frame<T: DeserializeOwned>(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<T> {
     let mut length = [0; 4];
     source.read_exact(&mut length)?;
+    buffer.resize(checked(length)?, 0);
+    source.read_exact(buffer)?;
+    parse(buffer)
+}
+
+/// The first message of `bytes`, and what follows it; `None`: it is not whole yet.
+pub(super) fn split_frame(bytes: &[u8]) -> io::Result<Option<(&[u8], &[u8])>> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    Ok(rest.split_at_checked(checked(*length)?))
+}
+
+/// A message without its length.
+pub(super) fn parse<T: DeserializeOwned>(message: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn checked(length: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(length);
     if length > FRAME_BYTES_MAX {
         let what = format!("expected a message of at most {FRAME_BYTES_MAX} bytes, found {length}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    buffer.resize(length as usize, 0);
-    source.read_exact(buffer)?;
-    postcard::from_bytes(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(length as usize)
 }

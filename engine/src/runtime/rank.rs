@@ -6,7 +6,7 @@ use anyhow::Context;
 use camino::Utf8Path;
 
 use super::meeting::Groups;
-use super::protocol::{Farewell, Part, Report, Setup, Step, Weights};
+use super::protocol::{Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::cpu::{Cpu, Span};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
@@ -130,7 +130,7 @@ impl Rank {
                 let end_ns = mesh.now_ns();
                 next.send(1, hidden)?;
                 if speaks {
-                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
+                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns, output: None })?;
                 }
             }
             None => {
@@ -139,9 +139,9 @@ impl Rank {
                 if speaks {
                     let tokens = draw(logits, &draws);
                     let end_ns = mesh.end_step();
-                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns })?;
                     let logits = if step.logits { logits.clone() } else { Vec::new() };
-                    say(Report::Tokens { batch: step.batch, tokens, logits })?;
+                    let output = Some(Output { tokens, logits });
+                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns, output })?;
                 }
             }
         }

@@ -1,18 +1,18 @@
 //! One rank's process: reads its setup, meets driver and peers, and runs the steps it is sent. Knows no scheduler and no other stage.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::launch::OF_PEER;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use super::rank::Rank;
-use crate::clock::cpu_ns;
+use crate::clock::{cpu_ns, monotonic_ns};
 use crate::comm::CommError;
 use crate::comm::secret::{Secret, Side};
 
@@ -37,11 +37,13 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
         setup.seat.rank
     );
     let secret = Secret::from_hex(&setup.secret).context("read the secret")?;
-    let mut stream = TcpStream::connect(setup.driver).context("connect to the driver")?;
+    let connected = TcpStream::connect_timeout(&setup.driver, MEETING);
+    let mut stream = connected.with_context(|| format!("connect to the driver at {}", setup.driver))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(MEETING))?;
     secret.shake_hands(&mut stream, Side::Caller).context("shake hands with the driver")?;
     let reader = stream.try_clone()?;
+    start_watch(stream.try_clone()?);
     let driver = Arc::new(Mutex::new(stream));
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
@@ -55,29 +57,32 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     }
 }
 
-fn serve(setup: &Setup, secret: &Secret, driver: &Driver, mut reader: TcpStream) -> anyhow::Result<()> {
+fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> anyhow::Result<()> {
+    let (mut reader, mut buffer) = (BufReader::new(reader), Vec::new());
     let meeting = super::meeting::open(setup, secret)?;
     say(driver, &Report::Hello { rank: setup.seat.rank, peers_at: meeting.address() })?;
-    let Order::Join(peers) = read_frame(&mut reader, &mut Vec::new()).context("wait for all ranks")? else {
-        anyhow::bail!("expected the peers' addresses first");
+    let peers = loop {
+        match read_frame(&mut reader, &mut buffer).context("wait for all ranks")? {
+            Order::Clock => say(driver, &Report::Clock { ns: monotonic_ns() })?,
+            Order::Join(peers) => break peers,
+            _ => anyhow::bail!("expected the peers' addresses first"),
+        }
     };
-    reader.set_read_timeout(None)?;
+    reader.get_ref().set_read_timeout(None)?;
     start_heartbeat(Arc::clone(driver));
-    let orders = start_listening(reader);
     let mesh = meeting.join(&peers)?;
     let mut rank = Rank::load(setup, mesh)?;
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
-    while let Ok(order) = orders.recv() {
-        match order {
+    loop {
+        match read_frame(&mut reader, &mut buffer).context("wait for an order")? {
             Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
             Order::AllReduce { values, times } => {
                 rank.all_reduces(values, times, |report| say(driver, &report))?;
             }
-            Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
+            Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }
     }
-    Ok(())
 }
 
 fn say(driver: &Driver, report: &Report) -> std::io::Result<()> {
@@ -94,18 +99,16 @@ fn start_heartbeat(driver: Driver) {
     });
 }
 
-/// Hands orders on as they come. Without a driver there is nothing left to do, whatever the compute thread waits for.
-fn start_listening(mut reader: TcpStream) -> Receiver<Order> {
-    let (sender, orders) = channel();
+/// Ends this process when the driver's end of the connection is closed: without a driver there is nothing left to do, whatever the compute
+/// thread waits for or computes.
+fn start_watch(stream: TcpStream) {
     std::thread::spawn(move || {
-        let mut buffer = Vec::new();
-        while let Ok(order) = read_frame(&mut reader, &mut buffer) {
-            let last = matches!(order, Order::Stop);
-            if sender.send(order).is_err() || last {
-                return;
+        let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        loop {
+            let mut polled = [PollFd::new(&stream, PollFlags::RDHUP)];
+            if poll(&mut polled, None).is_ok() && polled[0].revents().intersects(closed) {
+                std::process::exit(OF_PEER);
             }
         }
-        std::process::exit(OF_PEER);
     });
-    orders
 }

@@ -13,6 +13,7 @@ pub mod cost;
 pub mod curve;
 mod kernels;
 pub mod measured;
+pub mod place;
 pub mod platform;
 
 use std::collections::VecDeque;

@@ -1,11 +1,14 @@
 //! A platform: nodes, devices, links, the coefficients of the cost model and how real ranks run, as its YAML preset says them.
 //! Knows nothing of models, batches or time.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::coefficient::{Coefficient, Direction};
 use super::measured::Measured;
+use super::place::{self, NodePlace};
 use crate::shape::ModelShape;
 use crate::shard::Parallel;
 
@@ -34,7 +37,7 @@ pub struct Platform {
     pub runtime: Option<Runtime>,
 }
 
-/// How ranks run as processes of one host.
+/// How ranks run as processes, of one host or of several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
@@ -48,6 +51,12 @@ pub struct Runtime {
     /// Whether messages take the time that `links` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulate: Option<Emulation>,
+    /// Where the driver listens for workers that do not run beside it; goes with `places`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<IpAddr>,
+    /// Where each node's ranks run; absent: all on the driver's host, and driver and ranks listen on loopback.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<NodePlace>,
 }
 
 /// How ranks of one host talk.
@@ -84,7 +93,8 @@ fn late_max() -> f64 {
 impl Default for Runtime {
     /// One thread a rank, on any core, shared memory, no emulation.
     fn default() -> Self {
-        Self { threads: 1, transport: Transport::SharedMemory, cores: Vec::new(), emulate: None }
+        let (threads, transport) = (1, Transport::SharedMemory);
+        Self { threads, transport, cores: Vec::new(), emulate: None, driver: None, places: Vec::new() }
     }
 }
 
@@ -330,7 +340,7 @@ impl Platform {
             return Err(range("gpu_memory_gb", "a size above 0", self.gpu_memory_gb));
         }
         self.validate_links()?;
-        self.runtime.as_ref().map_or(Ok(()), |runtime| runtime.validate(self.devices()))?;
+        self.runtime.as_ref().map_or(Ok(()), |runtime| runtime.validate(self.nodes, self.devices()))?;
         if let Some(StageCosts::Measured(measured)) = &self.stage {
             let wrong = |(field, expected): (String, _)| {
                 range(&format!("stage.measured.{field}"), expected, "something else")
@@ -382,11 +392,12 @@ impl Platform {
 }
 
 impl Runtime {
-    fn validate(&self, devices: u32) -> Result<(), PlatformError> {
+    fn validate(&self, nodes: u32, devices: u32) -> Result<(), PlatformError> {
         if !(1..=1024).contains(&self.threads) {
             return Err(range("runtime.threads", "a count from 1 to 1024", self.threads));
         }
         self.validate_cores(devices)?;
+        self.validate_places(nodes)?;
         let Some(emulation) = self.emulate else { return Ok(()) };
         let Emulation { time_scale, bytes_per_value, compute_scale, late_max } = emulation;
         if compute_scale.is_some() && self.threads > 1 {
@@ -409,6 +420,26 @@ impl Runtime {
 }
 
 impl Runtime {
+    fn validate_places(&self, nodes: u32) -> Result<(), PlatformError> {
+        place::check(&self.places, self.driver, nodes)
+            .map_err(|(field, expected, found)| range(&format!("runtime.{field}"), expected, found))?;
+        if self.places.is_empty() {
+            return Ok(());
+        }
+        if self.transport == Transport::SharedMemory {
+            let expected = "tcp with runtime.places, whose nodes may share no memory";
+            return Err(range("runtime.transport", expected, "shared_memory"));
+        }
+        match self.emulate {
+            None => Ok(()),
+            Some(_) => {
+                let expected =
+                    "none with runtime.places: emulated links go by one clock, which hosts do not share";
+                Err(range("runtime.emulate", expected, "emulated links"))
+            }
+        }
+    }
+
     fn validate_cores(&self, devices: u32) -> Result<(), PlatformError> {
         if !self.cores.is_empty() && self.cores.len() != devices as usize {
             let found = format!("{} lists for {devices} devices", self.cores.len());

@@ -76,3 +76,56 @@ fn mistakes_name_the_field_and_what_it_should_be() {
     check("nodes: 2", "nodes: 2\nnodes: 2", "duplicate");
     check("t0_us: 8.0", "t0_us: fast", "expected a number or {low, central, high}");
 }
+
+/// `runtime` of a platform of two nodes.
+fn check_runtime(runtime: &str, expected: &str) {
+    let (from, text) = ("runtime: {threads: 1, transport: shared_memory}", preset("cpu-2x4"));
+    assert!(text.contains(from));
+    let found = match serde_saphyr::from_str::<Platform>(&text.replace(from, &format!("runtime: {runtime}")))
+    {
+        Ok(platform) => platform.validate().map_or_else(|error| error.to_string(), |()| "valid".to_owned()),
+        Err(error) => error.to_string(),
+    };
+    assert!(found.contains(expected), "{runtime}: expected `{expected}` in: {found}");
+}
+
+#[test]
+fn places_that_no_run_could_use_are_refused() {
+    let tcp = |more: &str| format!("{{threads: 1, transport: tcp, {more}}}");
+    let both = "{address: 10.0.0.1}, {address: 10.0.0.2, launch: [ssh, -T, b], program: /opt/engine}";
+    let places = |places: &str| tcp(&format!("driver: 10.0.0.1, places: [{places}]"));
+    check_runtime(&places(both), "valid");
+    check_runtime(
+        &tcp("driver: 10.0.0.1"),
+        "runtime.places: expected one place a node, with runtime.driver, found 0 for 2",
+    );
+    check_runtime(
+        &tcp(&format!("places: [{both}]")),
+        "runtime.driver: expected the address at which workers reach",
+    );
+    check_runtime(
+        &places("{address: 10.0.0.1}"),
+        "runtime.places: expected one place a node, with runtime.driver, found 1 for 2",
+    );
+    check_runtime(&places("{address: 10.0.0.1}, {address: node-b}"), "invalid IP address");
+    check_runtime(
+        &places("{address: 10.0.0.1}, {address: 0.0.0.0}"),
+        "runtime.places[1].address: expected an address of the node",
+    );
+    check_runtime(
+        &places("{address: 10.0.0.1}, {address: \"fd00::1\"}"),
+        "places[1].address: expected an address of the same family",
+    );
+    check_runtime(
+        &places("{address: 10.0.0.1}, {address: 10.0.0.2, launch: [\"\"]}"),
+        "runtime.places[1].launch: expected a program",
+    );
+    check_runtime(&places("{address: 10.0.0.1}, {address: 10.0.0.2, lunch: []}"), "lunch");
+    check_runtime(
+        &places(both).replace("tcp", "shared_memory"),
+        "runtime.transport: expected tcp with runtime.places",
+    );
+    let emulated =
+        tcp(&format!("driver: 10.0.0.1, places: [{both}], emulate: {{time_scale: 1, bytes_per_value: 2}}"));
+    check_runtime(&emulated, "runtime.emulate: expected none with runtime.places");
+}
