@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::model::ModelConfig;
 use crate::shape::ModelShape;
-use crate::shard::{Division, Dtype, Parallel, ShardError, Tensor};
+use crate::shard::{Division, Dtype, Dtypes, Parallel, ShardError, Tensor};
 use crate::sim::cluster::{Cluster, Provenance};
 
 /// Version of `weights.json`.
@@ -41,13 +41,27 @@ pub struct Manifest {
     pub stages: Vec<Stage>,
 }
 
+/// What of `weights.json` a rank or a later `shard` reads: what stands in the rank files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Contents {
+    /// First stage first.
+    pub stages: Vec<Stage>,
+}
+
+impl Contents {
+    /// Every rank's.
+    pub fn into_ranks(self) -> impl Iterator<Item = Rank> {
+        self.stages.into_iter().flat_map(|stage| stage.ranks)
+    }
+}
+
 /// Weights that stand in rank files beside the manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
     /// What the model computes.
     pub config: ModelConfig,
-    /// Type of every tensor.
+    /// Type of the layers' projections and of the KV cache; a tensor of another type says so itself.
     pub dtype: Dtype,
     /// Where the values come from.
     pub origin: Origin,
@@ -160,7 +174,7 @@ impl Manifest {
         cluster: &Cluster,
         shape: ModelShape,
         parallel: Parallel,
-        dtype: Dtype,
+        dtypes: &Dtypes,
     ) -> Result<Self, LayoutError> {
         let Parallel { tp, pp } = parallel;
         let devices = cluster.devices.len() as u32;
@@ -169,12 +183,12 @@ impl Manifest {
         }
         let division = Division::new(&shape, parallel)?;
         let stages: Vec<Stage> =
-            (0..pp).map(|stage| Stage::new(cluster, &shape, &division, stage, dtype)).collect();
+            (0..pp).map(|stage| Stage::new(cluster, &shape, &division, stage, dtypes)).collect();
         let bytes = || stages.iter().flat_map(|stage| &stage.ranks).map(|rank| rank.bytes);
         let memory = Memory {
             gpu_bytes: cluster.preset.gpu_memory_bytes(),
             weight_bytes_max: bytes().max().unwrap_or(0),
-            kv_bytes_per_token: division.kv_bytes_per_token(&shape, dtype),
+            kv_bytes_per_token: division.kv_bytes_per_token(&shape, dtypes.main),
         };
         if memory.weight_bytes_max > memory.gpu_bytes {
             let (gpu_bytes, weight_bytes) = (memory.gpu_bytes, memory.weight_bytes_max);
@@ -196,8 +210,13 @@ impl Manifest {
 }
 
 impl Stage {
-    fn new(cluster: &Cluster, shape: &ModelShape, division: &Division, stage: u32, dtype: Dtype) -> Self {
-        let tensors = division.tensors(shape, stage, dtype);
+    fn new(cluster: &Cluster, shape: &ModelShape, division: &Division, stage: u32, dtypes: &Dtypes) -> Self {
+        let tensors = division.tensors(shape, stage, dtypes.main).into_iter();
+        let of_own_dtype = |tensor: Tensor| {
+            let dtype = dtypes.of(&tensor.name);
+            tensor.of_dtype(dtype)
+        };
+        let tensors: Vec<Tensor> = tensors.map(of_own_dtype).collect();
         let bytes = tensors.iter().map(|tensor| tensor.bytes).sum();
         let rank = |rank: u32| {
             let device = cluster.devices[rank as usize];

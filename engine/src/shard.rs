@@ -1,6 +1,8 @@
 //! Divides a model over tensor-parallel ranks and pipeline stages, and lists what each rank holds.
 //! Pure arithmetic on shapes: knows nothing of devices, files or time.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -229,6 +231,34 @@ pub struct Tensor {
     /// BLAKE3 of its values, where they were written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+}
+
+impl Tensor {
+    /// The same tensor with values of another type.
+    pub fn of_dtype(self, dtype: Dtype) -> Self {
+        Self { bytes: self.bytes / self.dtype.bytes() * dtype.bytes(), dtype, ..self }
+    }
+}
+
+/// Types of a model's tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dtypes {
+    /// Of the layers' projections, hence of the KV cache, and of all others as a rule.
+    pub main: Dtype,
+    /// Name -> type of those that have another.
+    pub others: BTreeMap<String, Dtype>,
+}
+
+impl Dtypes {
+    /// The same for all.
+    pub fn uniform(dtype: Dtype) -> Self {
+        Self { main: dtype, others: BTreeMap::new() }
+    }
+
+    /// Of one tensor.
+    pub fn of(&self, name: &str) -> Dtype {
+        self.others.get(name).copied().unwrap_or(self.main)
+    }
 }
 
 /// Type of a tensor's values.

@@ -199,6 +199,52 @@ fn a_changed_layer_rewrites_its_stage_alone() {
     assert_ne!(before["stages"][2], after["stages"][2]);
 }
 
+/// Norms in f32 beside matrices in bf16: each keeps its own type, and the tokens are those of the folder.
+#[test]
+fn tensors_keep_their_own_types() {
+    let bench = Bench::new();
+    let json = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 100, "tie_word_embeddings": false}"#;
+    let folder = bench.path("mixed");
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::write(folder.join("config.json"), json).unwrap();
+    ranks::folder::write_mixed(&folder, &ModelConfig::parse(json, "mixed").unwrap());
+    let mut paths = Vec::new();
+    for (name, parallel) in [("one", SINGLE), ("four", Parallel { tp: 2, pp: 2 })] {
+        fs_err::create_dir(bench.path(name)).unwrap();
+        let Parallel { tp, pp } = parallel;
+        bench.succeeds(&format!(
+            "shard --cluster measured.json --model mixed/config.json --weights mixed --tp {tp} --pp {pp} --out {name}/weights.json"
+        ));
+        let manifest = bench.json(&format!("{name}/weights.json"));
+        assert_eq!(manifest["weights"]["dtype"], "bfloat16");
+        let mut fullest = 0;
+        for stage in manifest["stages"].as_array().unwrap() {
+            let tensors = stage["ranks"][0]["tensors"].as_array().unwrap();
+            for tensor in tensors {
+                let is_norm = tensor["name"].as_str().unwrap().contains("norm");
+                assert_eq!(tensor["dtype"], if is_norm { "float32" } else { "bfloat16" }, "{tensor}");
+            }
+            let bytes: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+            assert_eq!(stage["ranks"][0]["bytes"], bytes);
+            fullest = bytes.max(fullest);
+        }
+        assert_eq!(manifest["memory"]["weight_bytes_max"], fullest);
+        expect_same(&bench, name, parallel, |plan| {
+            Box::new(Widened(HuggingFace::open(&folder, plan).unwrap()))
+        });
+        let tokens = |row: &Vec<f32>| ranks::largest(row);
+        paths.push(bench.logits(name, parallel).iter().map(tokens).collect::<Vec<_>>());
+    }
+    assert_eq!(paths[0], paths[1]);
+    // In their own types, which the KV cache then has as well.
+    let config = ModelConfig::parse(json, "mixed").unwrap();
+    let file = ShardFile::open(&bench.path("one/rank-000.safetensors")).unwrap();
+    let from_file = prefill(&mut Model::load_from(&config, &file));
+    let source = HuggingFace::open(&folder, &ranks::whole(&config)).unwrap();
+    assert_eq!(from_file, prefill(&mut Model::load_from(&config, &source)));
+}
+
 #[test]
 fn every_golden_survives_sharding() {
     let bench = Bench::new();
@@ -218,6 +264,46 @@ fn every_golden_survives_sharding() {
             Box::new(Widened(HuggingFace::open(&folder, plan).unwrap()))
         });
     }
+}
+
+/// A bench that serves two requests on the ranks of `weights.json`.
+const TRIAL: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 64, "batch_cap": 2},
+    "workload": {"requests": 2, "arrivals": {"kind": "static", "qps": 1000}, "lengths": {"kind": "fixed", "prompt": 8, "output": 4}},
+    "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
+    "seed": 7, "repetition": 0, "band": "central", "compat": "honest"}"#;
+
+#[test]
+fn a_damaged_file_is_not_computed_with() {
+    let bench = Bench::new();
+    let platform = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/platforms/cpu-2x4.yaml");
+    bench.succeeds(&format!("cluster --platform {platform} --on cpu --out measured.json"));
+    let shard = "shard --cluster measured.json --model tiny.yaml --tp 2 --pp 1 --out weights.json";
+    bench.succeeds(shard);
+    fs_err::write(bench.path("config.json"), TRIAL).unwrap();
+    let trial = "bench --cluster measured.json --weights weights.json --config config.json --out trial";
+    bench.succeeds(trial);
+    let rank = bench.path("rank-001.safetensors");
+    let mut bytes = fs_err::read(&rank).unwrap();
+    // Of the last tensor, the head.
+    *bytes.last_mut().unwrap() ^= 1;
+    fs_err::write(&rank, &bytes).unwrap();
+    let output = bench.run(trial);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let head = bench.json("weights.json")["stages"][0]["ranks"][1]["tensors"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    let expected = format!(
+        "rank-001.safetensors: expected lm_head.weight of digest {}, found ",
+        head["digest"].as_str().unwrap()
+    );
+    assert!(stderr.contains(&expected), "expected `{expected}` in: {stderr}");
+    assert!(stderr.contains("run `chariot-engine shard` again"), "{stderr}");
+    assert!(bench.succeeds(shard).contains("1 written, 1 as they should be"));
+    bench.succeeds(trial);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod ranks;
 
-use chariot_engine::model::{Dummy, HuggingFace, ModelConfig, TensorSource};
+use chariot_engine::model::{Dummy, HuggingFace, KvSpec, ModelConfig, Stage, StagePlan, TensorSource};
 use chariot_engine::shape::{Family, ModelShape};
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use proptest::prelude::*;
@@ -77,6 +77,28 @@ fn every_split_computes_what_one_rank_computes() {
         for parallel in splits {
             let found = prefill(&mut model(&config, parallel));
             expect_rows(&found, &expected, &format!("{:?} {parallel:?}", config.shape));
+        }
+    }
+}
+
+/// A tied head is held once where the embedding lies on the same rank, and counted again where it does not.
+#[test]
+fn a_rank_holds_the_bytes_of_its_tensors() {
+    for config in configs() {
+        for parallel in splits(&config) {
+            let division = Division::new(&config.shape, parallel).unwrap();
+            for stage in 0..parallel.pp {
+                let plan = StagePlan { parallel, stage, ..whole(&config) };
+                let source = Dummy::new(3, Dtype::Bfloat16, &plan).unwrap();
+                let held =
+                    Stage::load(&plan, &source, KvSpec { blocks: 1, block_size: 1 }).unwrap().weight_bytes();
+                let tensors = division.tensors(&config.shape, stage, Dtype::Bfloat16);
+                assert_eq!(
+                    held,
+                    tensors.iter().map(|tensor| tensor.bytes).sum::<u64>(),
+                    "{parallel:?} {stage}"
+                );
+            }
         }
     }
 }
@@ -159,7 +181,7 @@ proptest! {
 fn a_dummy_is_the_same_model_in_every_split() {
     for config in configs() {
         let single = Dummy::new(7, Dtype::Bfloat16, &whole(&config)).unwrap();
-        let tensor = |source: &Dummy, plan: &chariot_engine::model::StagePlan, name: &str| {
+        let tensor = |source: &Dummy, plan: &StagePlan, name: &str| {
             let division = Division::new(&config.shape, plan.parallel).unwrap();
             let tensors = division.tensors(&config.shape, plan.stage, Dtype::Bfloat16);
             source
@@ -168,11 +190,7 @@ fn a_dummy_is_the_same_model_in_every_split() {
                 .bytes
                 .into_owned()
         };
-        let plan = |tp_rank| chariot_engine::model::StagePlan {
-            parallel: Parallel { tp: 4, pp: 1 },
-            tp_rank,
-            ..whole(&config)
-        };
+        let plan = |tp_rank| StagePlan { parallel: Parallel { tp: 4, pp: 1 }, tp_rank, ..whole(&config) };
         let parts = |name: &str| -> Vec<Vec<u8>> {
             (0..4)
                 .map(|rank| tensor(&Dummy::new(7, Dtype::Bfloat16, &plan(rank)).unwrap(), &plan(rank), name))

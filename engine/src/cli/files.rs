@@ -1,15 +1,15 @@
 //! Inputs read with errors that name the file, outputs that appear whole or not at all.
 
 use std::io::{self, BufWriter, Write};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::num::NonZeroU64;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use fs_err::File;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes after which a large output is brought to the disk.
-const SYNC_EVERY: usize = 32 << 20;
+/// Bytes of a large output after which the disk is asked to take them.
+const ASK_EVERY: u64 = 32 << 20;
 
 /// An error that the user can mend.
 #[derive(Debug, thiserror::Error)]
@@ -83,28 +83,6 @@ impl Output {
         Ok(Self { path: path.to_owned(), draft: Draft(working), file })
     }
 
-    /// Lets `fill` write, while another thread brings to the disk what was written before; then gives it its name.
-    pub(super) fn publish_durably(
-        mut self,
-        fill: impl FnOnce(&mut SyncedBehind<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let handle = self.file.get_ref().try_clone()?;
-        std::thread::scope(|scope| {
-            let (due, dues) = sync_channel(1);
-            let syncing = scope.spawn(move || dues.iter().try_for_each(|()| handle.sync_data()));
-            let filled = fill(&mut SyncedBehind { output: &mut self, written: 0, due });
-            // What a failed sync says, it says once.
-            syncing.join().expect("syncing does not panic")?;
-            filled
-        })?;
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
-        let directory = self.path.parent().filter(|parent| !parent.as_str().is_empty());
-        let directory = File::open(directory.unwrap_or(Utf8Path::new(".")))?;
-        self.publish()?;
-        Ok(directory.sync_all()?)
-    }
-
     /// Gives it its name.
     pub(super) fn publish(mut self) -> anyhow::Result<()> {
         self.file.flush()?;
@@ -122,22 +100,48 @@ impl Write for Output {
     }
 }
 
-/// A large output, on its way to the disk while it is written.
-pub(super) struct SyncedBehind<'a> {
-    output: &'a mut Output,
-    /// Since the last sync was asked for.
-    written: usize,
-    due: SyncSender<()>,
+/// A large output, on its way to the disk while it is written, so that little is left to do at its end.
+pub(super) struct LargeOutput {
+    output: Output,
+    /// Bytes in all.
+    written: u64,
+    /// Of them, those that the disk was asked to take.
+    asked: u64,
 }
 
-impl Write for SyncedBehind<'_> {
+impl LargeOutput {
+    /// Opens it under a working name beside its own.
+    pub(super) fn create(path: &Utf8Path) -> anyhow::Result<Self> {
+        Ok(Self { output: Output::create(path)?, written: 0, asked: 0 })
+    }
+
+    /// Gives it its name once it is on the disk.
+    pub(super) fn publish(mut self) -> anyhow::Result<()> {
+        let Output { path, file, .. } = &mut self.output;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        let directory = path.parent().filter(|parent| !parent.as_str().is_empty());
+        let directory = File::open(directory.unwrap_or(Utf8Path::new(".")))?;
+        self.output.publish()?;
+        Ok(directory.sync_all()?)
+    }
+
+    /// Linux begins to write what it is told that nobody needs, and keeps what is being written in memory. Where it does not begin, all
+    /// is written at the end.
+    fn ask_disk(&mut self) {
+        let bytes = NonZeroU64::new(self.written - self.asked);
+        let file = self.output.file.get_ref().file();
+        let _ = rustix::fs::fadvise(file, self.asked, bytes, rustix::fs::Advice::DontNeed);
+        self.asked = self.written;
+    }
+}
+
+impl Write for LargeOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.write(&bytes[..bytes.len().min(SYNC_EVERY)])?;
-        self.written += written;
-        if self.written >= SYNC_EVERY {
-            self.written = 0;
-            // Where one is still under way, the next takes these bytes too.
-            let _ = self.due.try_send(());
+        let written = self.output.write(bytes)?;
+        self.written += written as u64;
+        if self.written - self.asked >= ASK_EVERY {
+            self.ask_disk();
         }
         Ok(written)
     }

@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::manifest::Manifest;
 use chariot_engine::model::{ModelConfig, ModelError};
 use chariot_engine::shape::ShapeError;
-use chariot_engine::shard::{Dtype, Parallel};
+use chariot_engine::shard::{Dtype, Dtypes, Parallel};
 use chariot_engine::sim::cluster::{self, Cluster, Provenance};
 
 use self::rank_files::{Done, Source};
@@ -74,13 +74,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     let source = source(args, cluster.provenance);
     // A simulated model has the type of the paper's.
-    let dtype = match &source {
-        Some(source) => source.dtype(&config, parallel).map_err(blame)?,
-        None => Dtype::Float16,
+    let dtypes = match &source {
+        Some(source) => source.dtypes(&config, parallel).map_err(blame)?,
+        None => Dtypes::uniform(Dtype::Float16),
     };
-    let mut manifest = Manifest::new(&cluster, config.shape.clone(), parallel, dtype).map_err(wrong)?;
+    let mut manifest = Manifest::new(&cluster, config.shape.clone(), parallel, &dtypes).map_err(wrong)?;
     if let Some(source) = source {
-        let (done, elapsed) = timed(|| rank_files::write(&args.out, &mut manifest, config, &source));
+        let (done, elapsed) =
+            timed(|| rank_files::write(&args.out, &mut manifest, config, dtypes.main, &source));
         say_done(&done.map_err(blame_any)?, elapsed)?;
     }
     write_json(&args.out, &manifest)?;

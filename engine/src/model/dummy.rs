@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::slice::{LayerSlot, NormPart, Slice, Slicer, Slot};
-use super::{ModelError, Part, StagePlan, TensorSource};
+use super::{ModelError, PIECE, Part, StagePlan, Take, TensorSource};
 use crate::shard::{Dtype, ShardError, Tensor};
 
 /// Changes when the values of a seed do.
@@ -65,29 +65,50 @@ impl Dummy {
 
 impl TensorSource for Dummy {
     fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
+        let values: u64 = wanted.shape.iter().map(|&length| u64::from(length)).product();
+        let mut bytes = Vec::with_capacity((values * self.dtype.bytes()) as usize);
+        self.stream(wanted, &mut |more| {
+            bytes.extend_from_slice(&more);
+            Ok(())
+        })?;
+        Ok(Part { dtype: self.dtype, shape: wanted.shape.clone(), bytes: Cow::Owned(bytes) })
+    }
+
+    fn stream<'a>(&'a self, wanted: &Tensor, take: &mut Take<'a, '_>) -> Result<Dtype, ModelError> {
         let slot = Slot::parse(&wanted.name)?;
         let slice = self.slicer.slice(slot);
         let key = self.key(&wanted.name, slot);
         let spread = self.spread(slot);
-        let values: u64 = wanted.shape.iter().map(|&length| u64::from(length)).product();
-        let bytes = match self.dtype {
-            Dtype::Float32 => generate(key, &slice, values, &table(spread, f32::to_le_bytes)),
-            Dtype::Float16 => generate(key, &slice, values, &table(spread, f16_bytes)),
-            Dtype::Bfloat16 => generate(key, &slice, values, &table(spread, bf16_bytes)),
-        };
-        Ok(Part { dtype: self.dtype, shape: wanted.shape.clone(), bytes: Cow::Owned(bytes) })
+        match self.dtype {
+            Dtype::Float32 => generate(key, &slice, &table(spread, f32::to_le_bytes), take)?,
+            Dtype::Float16 => generate(key, &slice, &table(spread, f16_bytes), take)?,
+            Dtype::Bfloat16 => generate(key, &slice, &table(spread, bf16_bytes), take)?,
+        }
+        Ok(self.dtype)
     }
 }
 
-/// The slice's values, and zeros for its padding.
-fn generate<const N: usize>(key: u64, slice: &Slice, values: u64, table: &[[u8; N]; 256]) -> Vec<u8> {
-    let mut bytes = vec![0; values as usize * N];
-    let row_bytes = (slice.columns.end - slice.columns.start) as usize * N;
-    let rows = slice.rows.iter().cloned().flatten();
-    for (row, out) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
-        fill(out.as_chunks_mut().0, mix(key ^ mix(row)), slice.columns.start, table);
+/// The slice's values, and zeros for its padding, some rows at a time.
+fn generate<const N: usize>(
+    key: u64,
+    slice: &Slice,
+    table: &[[u8; N]; 256],
+    take: &mut Take<'_, '_>,
+) -> Result<(), ModelError> {
+    let columns = (slice.columns.end - slice.columns.start) as usize;
+    let at_once = (PIECE / (columns * N).max(1)).max(1);
+    let padding = std::iter::repeat_n(None, slice.padding as usize);
+    let rows: Vec<Option<u64>> = slice.rows.iter().cloned().flatten().map(Some).chain(padding).collect();
+    for rows in rows.chunks(at_once) {
+        let mut bytes = vec![0; rows.len() * columns * N];
+        for (row, out) in rows.iter().zip(bytes.chunks_exact_mut(columns * N)) {
+            if let Some(row) = row {
+                fill(out.as_chunks_mut().0, mix(key ^ mix(*row)), slice.columns.start, table);
+            }
+        }
+        take(Cow::Owned(bytes))?;
     }
-    bytes
+    Ok(())
 }
 
 fn f16_bytes(value: f32) -> [u8; 2] {

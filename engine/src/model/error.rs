@@ -88,6 +88,20 @@ pub enum ModelError {
         /// What the file says.
         found: Vec<u64>,
     },
+    /// A tensor in a rank's file that is not what was written.
+    #[error(
+        "{file}: expected {tensor} of digest {expected}, found {found}; run `chariot-engine shard` again"
+    )]
+    Digest {
+        /// Where.
+        file: Utf8PathBuf,
+        /// Its name there.
+        tensor: String,
+        /// What the manifest says.
+        expected: String,
+        /// Of its bytes.
+        found: String,
+    },
     /// Values of a type that the engine does not compute with.
     #[error("{file}: expected {tensor} of dtype F32, F16 or BF16, found {found}")]
     UnknownDtype {

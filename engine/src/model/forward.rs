@@ -1,7 +1,7 @@
 //! Runs a stage: tokens to hidden states, through its layers, to logits. Every rank of the stage calls the same in the same order.
 
 use super::Stage;
-use super::stage::{Layer, Norm, Scratch};
+use super::stage::{Layer, Norm, Scratch, Table};
 use crate::backend::cpu::{AttentionShape, Cpu, KvCache, Linear, RotaryTable, Span};
 use crate::comm::{CommError, Communicator};
 use crate::shape::Family;
@@ -15,8 +15,13 @@ impl Stage {
         tokens: &[u32],
         hidden: &mut [f32],
     ) -> Result<(), CommError> {
-        let table = self.embedding.as_ref().expect("the first stage embeds");
-        cpu.embed(table, tokens, hidden);
+        match self.embedding.as_ref().expect("the first stage embeds") {
+            Table::Own(table) => cpu.embed(table, tokens, hidden),
+            Table::Head { first } => {
+                let head = self.head.as_ref().expect("the only stage has the head");
+                cpu.embed_packed(&head.projection, *first, tokens, hidden);
+            }
+        }
         group.all_reduce(hidden)
     }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::safetensors_file::{SafetensorsFile, Stored};
 use super::slice::{LayerSlot, Slice, Slicer, Slot};
-use super::{ModelError, Part, StagePlan, TensorSource};
+use super::{ModelError, PIECE, Part, StagePlan, Take, TensorSource};
 use crate::shape::Family;
 use crate::shard::{Dtype, Tensor};
 
@@ -56,10 +56,16 @@ impl HuggingFace {
         })
     }
 
-    /// Type of the embedding, which a model's tensors share as a rule.
+    /// Type of the first layer's projections, which most of a model's tensors share.
     pub fn dtype(&self) -> Result<Dtype, ModelError> {
-        let piece = self.plain(Slot::Embedding, &self.slicer.slice(Slot::Embedding));
-        Ok(self.files.tensor(&piece.tensor, &piece.shape)?.dtype)
+        let slot = Slot::Layer(0, LayerSlot::Qkv);
+        let (_, pieces) = self.pieces_of(slot);
+        Ok(self.files.tensor(&pieces[0].tensor, &pieces[0].shape)?.dtype)
+    }
+
+    /// Type of a tensor.
+    pub fn dtype_of(&self, wanted: &Tensor) -> Result<Dtype, ModelError> {
+        Ok(self.cut(wanted)?.dtype)
     }
 
     /// Names and values of the folder's tensors that a tensor of the rank is cut from, whole.
@@ -71,15 +77,26 @@ impl HuggingFace {
         pieces.into_iter().map(whole).collect()
     }
 
+    /// Name of the folder's tensor that is a tensor of the rank as it stands, if there is one.
+    pub fn same(&self, wanted: &Tensor) -> Result<Option<String>, ModelError> {
+        let (slice, mut pieces) = self.pieces(wanted)?;
+        let (Some(piece), true) = (pieces.pop(), pieces.is_empty()) else { return Ok(None) };
+        let shape: Vec<u64> = wanted.shape.iter().map(|&length| u64::from(length)).collect();
+        Ok((slice.padding == 0 && piece.shape == shape).then_some(piece.tensor))
+    }
+
     fn pieces(&self, wanted: &Tensor) -> Result<(Slice, Vec<Piece>), ModelError> {
-        let slot = Slot::parse(&wanted.name)?;
+        Ok(self.pieces_of(Slot::parse(&wanted.name)?))
+    }
+
+    fn pieces_of(&self, slot: Slot) -> (Slice, Vec<Piece>) {
         let slice = self.slicer.slice(slot);
         let pieces = match (slot, self.slicer.shape.family) {
             (Slot::Layer(layer, LayerSlot::Qkv), Family::Falcon) => self.fused(layer, &slice),
             (Slot::Layer(layer, LayerSlot::Qkv), Family::Llama) => self.separate(layer, &slice),
             _ => vec![self.plain(slot, &slice)],
         };
-        Ok((slice, pieces))
+        (slice, pieces)
     }
 
     /// Falcon's `query_key_value`: each KV head's queries, then its key, then its value. Multi-query has one such group, the older
@@ -185,51 +202,99 @@ fn llama_name(slot: LayerSlot) -> String {
     }
 }
 
-impl TensorSource for HuggingFace {
-    fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
+/// A rank's part of a tensor, as it lies in the folder.
+struct Cut<'a> {
+    dtype: Dtype,
+    /// Whole rows, some from each piece.
+    rows: Vec<&'a [u8]>,
+    /// Bytes of a whole row.
+    row_bytes: usize,
+    /// The rank's bytes of each row.
+    columns: Range<usize>,
+    /// Bytes of zeros after the last row.
+    padding: usize,
+}
+
+impl HuggingFace {
+    fn cut<'a>(&'a self, wanted: &Tensor) -> Result<Cut<'a>, ModelError> {
         let (slice, pieces) = self.pieces(wanted)?;
-        let mut parts = Vec::with_capacity(pieces.len());
+        let mut stored = Vec::with_capacity(pieces.len());
         for piece in &pieces {
-            parts.push((piece, self.files.tensor(&piece.tensor, &piece.shape)?));
+            stored.push(self.files.tensor(&piece.tensor, &piece.shape)?);
         }
-        let dtype = parts[0].1.dtype;
-        if let Some((piece, stored)) = parts.iter().find(|(_, stored)| stored.dtype != dtype) {
-            return Err(ModelError::MixedDtypes {
-                tensor: piece.tensor.clone(),
-                expected: dtype,
-                found: stored.dtype,
-            });
+        let dtype = stored[0].dtype;
+        if let Some((piece, other)) = pieces.iter().zip(&stored).find(|(_, stored)| stored.dtype != dtype) {
+            let (tensor, expected) = (piece.tensor.clone(), dtype);
+            return Err(ModelError::MixedDtypes { tensor, expected, found: other.dtype });
         }
-        let bytes = gather(&slice, &parts);
-        Ok(Part { dtype, shape: wanted.shape.clone(), bytes })
+        let width = dtype.bytes() as usize;
+        let columns = slice.columns.start as usize * width..slice.columns.end as usize * width;
+        let row_bytes = pieces[0].shape[pieces[0].shape.len() - 1] as usize * width;
+        let rows = |(piece, stored): (&Piece, &Stored<'a>)| -> &'a [u8] {
+            &stored.bytes[piece.rows.start as usize * row_bytes..piece.rows.end as usize * row_bytes]
+        };
+        let rows = pieces.iter().zip(&stored).map(rows).collect();
+        let padding = slice.padding as usize * columns.len();
+        Ok(Cut { dtype, rows, row_bytes, columns, padding })
     }
 }
 
-/// The slice's columns of each part's rows, one after the other; borrowed where they stand together in the file.
-fn gather<'a>(slice: &Slice, parts: &[(&Piece, Stored<'a>)]) -> Cow<'a, [u8]> {
-    let width = parts[0].1.dtype.bytes() as usize;
-    let [first, last] = [slice.columns.start, slice.columns.end].map(|column| column as usize * width);
-    let rows = |piece: &Piece, stored: &Stored<'a>| {
-        let row_bytes = piece.shape[piece.shape.len() - 1] as usize * width;
-        let bytes = &stored.bytes[piece.rows.start as usize * row_bytes..piece.rows.end as usize * row_bytes];
-        (bytes, row_bytes)
-    };
-    if let [(piece, stored)] = parts {
-        let (bytes, row_bytes) = rows(piece, stored);
-        if last - first == row_bytes && slice.padding == 0 {
-            return Cow::Borrowed(bytes);
-        }
+impl<'a> Cut<'a> {
+    fn has_whole_rows(&self) -> bool {
+        self.columns.len() == self.row_bytes
     }
-    let held: u64 = slice.rows.iter().map(|rows| rows.end - rows.start).sum();
-    let mut gathered = Vec::with_capacity((held + slice.padding) as usize * (last - first));
-    for (piece, stored) in parts {
-        let (bytes, row_bytes) = rows(piece, stored);
-        for row in bytes.chunks_exact(row_bytes) {
-            gathered.extend_from_slice(&row[first..last]);
-        }
+
+    fn bytes(&self) -> usize {
+        let rows: usize = self.rows.iter().map(|rows| rows.len() / self.row_bytes).sum();
+        rows * self.columns.len() + self.padding
     }
-    gathered.resize(gathered.capacity(), 0);
-    Cow::Owned(gathered)
+
+    /// Rows that are whole as they stand, others and the padding in pieces.
+    fn stream(&self, take: &mut Take<'a, '_>) -> Result<(), ModelError> {
+        let at_once = (PIECE / self.columns.len().max(1)).max(1);
+        for rows in &self.rows {
+            if self.has_whole_rows() {
+                take(Cow::Borrowed(rows))?;
+                continue;
+            }
+            for rows in rows.chunks(at_once * self.row_bytes) {
+                let mut bytes = Vec::with_capacity(rows.len() / self.row_bytes * self.columns.len());
+                for row in rows.chunks_exact(self.row_bytes) {
+                    bytes.extend_from_slice(&row[self.columns.clone()]);
+                }
+                take(Cow::Owned(bytes))?;
+            }
+        }
+        for start in (0..self.padding).step_by(PIECE) {
+            take(Cow::Owned(vec![0; PIECE.min(self.padding - start)]))?;
+        }
+        Ok(())
+    }
+}
+
+impl TensorSource for HuggingFace {
+    fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
+        let cut = self.cut(wanted)?;
+        let bytes = match cut.rows[..] {
+            // Rows that stand together in the file need no copy.
+            [rows] if cut.has_whole_rows() && cut.padding == 0 => Cow::Borrowed(rows),
+            _ => {
+                let mut bytes = Vec::with_capacity(cut.bytes());
+                cut.stream(&mut |more| {
+                    bytes.extend_from_slice(&more);
+                    Ok(())
+                })?;
+                Cow::Owned(bytes)
+            }
+        };
+        Ok(Part { dtype: cut.dtype, shape: wanted.shape.clone(), bytes })
+    }
+
+    fn stream<'a>(&'a self, wanted: &Tensor, take: &mut Take<'a, '_>) -> Result<Dtype, ModelError> {
+        let cut = self.cut(wanted)?;
+        cut.stream(take)?;
+        Ok(cut.dtype)
+    }
 }
 
 impl Files {

@@ -21,7 +21,7 @@ pub use dummy::Dummy;
 pub use error::ModelError;
 pub use hugging_face::HuggingFace;
 pub use safetensors_file::ShardFile;
-pub use source::{Part, TensorSource};
+pub use source::{PIECE, Part, Take, TensorSource};
 pub use stage::Stage;
 
 use crate::backend::cpu;

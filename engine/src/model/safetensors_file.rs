@@ -1,7 +1,7 @@
 //! A safetensors file, mapped and checked against its own header. Knows no model.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use memmap2::Mmap;
@@ -107,7 +107,11 @@ fn read_header(path: &Utf8Path, bytes: &[u8]) -> Result<(usize, Metadata), Model
 
 /// A rank's file, as `chariot-engine shard` wrote it: exactly its tensors, by their own names.
 #[derive(Debug)]
-pub struct ShardFile(SafetensorsFile);
+pub struct ShardFile {
+    file: SafetensorsFile,
+    /// Tensor -> BLAKE3 that it must have.
+    digests: BTreeMap<String, String>,
+}
 
 /// What a rank's file says of itself.
 pub(super) const KEY: &str = "key";
@@ -115,19 +119,36 @@ pub(super) const KEY: &str = "key";
 impl ShardFile {
     /// Maps a file and checks its header.
     pub fn open(path: &Utf8Path) -> Result<Self, ModelError> {
-        SafetensorsFile::open(path).map(Self)
+        Ok(Self { file: SafetensorsFile::open(path)?, digests: BTreeMap::new() })
+    }
+
+    /// Holds every tensor that is read to the digest that `tensors` say.
+    pub fn verified(self, tensors: Vec<Tensor>) -> Self {
+        let digest = |tensor: Tensor| Some((tensor.name, tensor.digest?));
+        Self { digests: tensors.into_iter().filter_map(digest).collect(), ..self }
     }
 
     /// Digest of all that decided its content.
     pub fn key(&self) -> Option<&str> {
-        self.0.note(KEY)
+        self.file.note(KEY)
+    }
+
+    fn verify(&self, tensor: &str, bytes: &[u8]) -> Result<(), ModelError> {
+        let Some(expected) = self.digests.get(tensor) else { return Ok(()) };
+        let found = blake3::hash(bytes).to_hex().to_string();
+        if *expected == found {
+            return Ok(());
+        }
+        let (file, tensor) = (self.file.path.clone(), tensor.to_owned());
+        Err(ModelError::Digest { file, tensor, expected: expected.clone(), found })
     }
 }
 
 impl TensorSource for ShardFile {
     fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
         let shape: Vec<u64> = wanted.shape.iter().map(|&length| u64::from(length)).collect();
-        let stored = self.0.tensor_of_shape(&wanted.name, &shape)?;
+        let stored = self.file.tensor_of_shape(&wanted.name, &shape)?;
+        self.verify(&wanted.name, stored.bytes)?;
         Ok(Part { dtype: stored.dtype, shape: wanted.shape.clone(), bytes: Cow::Borrowed(stored.bytes) })
     }
 }

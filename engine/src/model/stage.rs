@@ -17,7 +17,7 @@ pub struct Stage {
     pub(super) attention: AttentionShape,
     pub(super) rotary: RotaryTable,
     /// On the first stage.
-    pub(super) embedding: Option<Embedding>,
+    pub(super) embedding: Option<Table>,
     pub(super) layers: Vec<Layer>,
     /// On the last stage.
     pub(super) head: Option<Head>,
@@ -25,6 +25,16 @@ pub struct Stage {
     pub(super) scratch: Scratch,
     weight_bytes: u64,
     kv_bytes: u64,
+}
+
+/// Where a token's first hidden state stands.
+#[derive(Debug)]
+pub(super) enum Table {
+    Own(Embedding),
+    /// In the head of the same rank, to which it is tied; the rank's first row is token `first`.
+    Head {
+        first: u32,
+    },
 }
 
 /// One layer's weights.
@@ -114,7 +124,7 @@ impl Stage {
         })
     }
 
-    /// Bytes of this rank's weights, in their own type. A tied head beside its embedding counts again, for it is held again.
+    /// Bytes of this rank's weights, in their own type: what the manifest says, for nothing is held twice.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
     }
@@ -170,10 +180,19 @@ impl Loader<'_> {
         Ok(pack(&[self.part(&format!("{name}.weight"))?]))
     }
 
-    fn embedding(&self, rank: RankShape) -> Result<Embedding, ModelError> {
-        let part = self.part("embedding.weight")?;
+    fn embedding(&self, rank: RankShape) -> Result<Table, ModelError> {
         let first = self.plan.tp_rank * rank.vocab_rows;
-        Ok(Embedding::new(part.dtype.into(), first, self.plan.config.shape.hidden_size as usize, &part.bytes))
+        if self.has_embedding_in_head() {
+            return Ok(Table::Head { first });
+        }
+        let part = self.part("embedding.weight")?;
+        let hidden = self.plan.config.shape.hidden_size as usize;
+        Ok(Table::Own(Embedding::new(part.dtype.into(), first, hidden, &part.bytes)))
+    }
+
+    /// Whether the head is the embedding, and both are on this rank.
+    fn has_embedding_in_head(&self) -> bool {
+        self.plan.config.shape.tied_embedding && self.plan.parallel.pp == 1
     }
 
     fn layer(&self, layer: u32) -> Result<Layer, ModelError> {
@@ -200,9 +219,7 @@ impl Loader<'_> {
     }
 
     fn head(&self) -> Result<Head, ModelError> {
-        // A tied head is stored once where the embedding lies on the same rank.
-        let is_embedding = self.plan.config.shape.tied_embedding && self.plan.stage == 0;
-        let name = if is_embedding { "embedding" } else { "lm_head" };
+        let name = if self.has_embedding_in_head() { "embedding" } else { "lm_head" };
         Ok(Head { norm: self.norm("final_norm")?, projection: self.linear(name)? })
     }
 }

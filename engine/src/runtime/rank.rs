@@ -10,7 +10,7 @@ use super::protocol::{Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::cpu::{Cpu, Span};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
-use crate::manifest::{Manifest, rank_file};
+use crate::manifest::{Contents, Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
 use crate::model::{Dummy, HuggingFace, KvSpec, ModelConfig, ShardFile, Stage, StagePlan, TensorSource};
 use crate::shard::Division;
@@ -49,13 +49,8 @@ impl Rank {
         };
         let (stage, hidden_size) = match &setup.weights {
             Weights::Shards(manifest) => {
-                let folder = manifest.parent().unwrap_or(Utf8Path::new(""));
-                let text = fs_err::read_to_string(manifest)?;
-                let manifest: Manifest = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
-                let weights =
-                    manifest.weights.context("expected weights that were written, found a plan of them")?;
-                let file = ShardFile::open(&folder.join(rank_file(seat.rank)))?;
-                let plan = plan(weights.config);
+                let (config, file) = open_shard(manifest, seat.rank)?;
+                let plan = plan(config);
                 (load(&plan, &file)?, plan.config.shape.hidden_size)
             }
             Weights::HuggingFace(folder) => {
@@ -178,6 +173,18 @@ impl Rank {
         assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
         table.extend(&part.blocks_new);
     }
+}
+
+/// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to their digests.
+fn open_shard(manifest: &Utf8Path, rank: u32) -> anyhow::Result<(ModelConfig, ShardFile)> {
+    let text = fs_err::read_to_string(manifest)?;
+    let Manifest { weights, .. } = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
+    let weights = weights.context("expected weights that were written, found a plan of them")?;
+    let contents: Contents = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
+    let own = contents.into_ranks().find(|own| own.rank == rank);
+    let own = own.with_context(|| format!("{manifest}: expected rank {rank} in a stage, found none"))?;
+    let file = ShardFile::open(&manifest.with_file_name(rank_file(rank)))?;
+    Ok((weights.config, file.verified(own.tensors)))
 }
 
 /// Asks for as much memory as the KV cache will take, and gives it back: what a system refuses it had better refuse in words.

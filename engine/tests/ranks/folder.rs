@@ -10,8 +10,20 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+/// Name -> shape and values.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Writes `model.safetensors` with every tensor that the configuration asks for.
 pub(crate) fn write_random(folder: &Utf8Path, config: &ModelConfig) {
+    write(folder, &random(config));
+}
+
+/// Like [`write_random`], with vectors in f32 and matrices in bf16, as many models are published.
+pub(crate) fn write_mixed(folder: &Utf8Path, config: &ModelConfig) {
+    write_as(folder, &random(config), |shape| if shape.len() == 1 { Dtype::F32 } else { Dtype::BF16 });
+}
+
+fn random(config: &ModelConfig) -> Tensors {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let mut uniform = || (rng.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;
     let mut tensors = BTreeMap::new();
@@ -22,18 +34,28 @@ pub(crate) fn write_random(folder: &Utf8Path, config: &ModelConfig) {
         let values: Vec<f32> = (0..count).map(value).collect();
         tensors.insert(name, (shape, values));
     }
-    write(folder, &tensors);
+    tensors
 }
 
 /// Writes `model.safetensors`, in f32.
-pub(crate) fn write(folder: &Utf8Path, tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) {
+pub(crate) fn write(folder: &Utf8Path, tensors: &Tensors) {
+    write_as(folder, tensors, |_| Dtype::F32);
+}
+
+fn write_as(folder: &Utf8Path, tensors: &Tensors, dtype: impl Fn(&[usize]) -> Dtype) {
+    let encoded = |values: &[f32], dtype| -> Vec<u8> {
+        match dtype {
+            Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    };
     let bytes: BTreeMap<&String, (&Vec<usize>, Vec<u8>)> = tensors
         .iter()
-        .map(|(name, (shape, values))| (name, (shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())))
+        .map(|(name, (shape, values))| (name, (shape, encoded(values, dtype(shape)))))
         .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, (shape, bytes))| (name, TensorView::new(Dtype::F32, (*shape).clone(), bytes).unwrap()));
+    let views = bytes.iter().map(|(name, (shape, bytes))| {
+        (name, TensorView::new(dtype(shape), (*shape).clone(), bytes).unwrap())
+    });
     safetensors::serialize_to_file(views, None, folder.join("model.safetensors").as_std_path()).unwrap();
 }
 

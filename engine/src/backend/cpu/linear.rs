@@ -1,5 +1,7 @@
 //! Products with a weight: `y = x w^T`. The weight is packed once, at load.
 
+use half::f16;
+
 use super::format::{Bf16Dot, Bf16Pairs, F16, F32, Format};
 use super::gemm::{Line, PANEL, Product};
 use super::huge_pages::HugePages;
@@ -40,6 +42,12 @@ fn pack<F: Format, const B: usize>(
     panels
 }
 
+/// One output's weights, a value a line.
+fn lane<F: Format>(panels: &[Line<F>], columns: usize, row: usize) -> impl Iterator<Item = F::Stored> {
+    let lines = columns.div_ceil(F::INPUTS);
+    panels[row / PANEL * lines..][..lines].iter().map(move |line| line.as_flattened()[row % PANEL])
+}
+
 fn pair(values: &[[u8; 2]]) -> u32 {
     let half = |index: usize| values.get(index).map_or(0, |&bytes| u32::from(u16::from_le_bytes(bytes)));
     half(0) | half(1) << 16
@@ -71,6 +79,28 @@ impl Linear {
         self.columns
     }
 
+    /// One output's weights, `[columns]`, as they were before they were packed.
+    fn widen_row(&self, row: usize, out: &mut [f32]) {
+        let Self { columns, .. } = *self;
+        match &self.panels {
+            Panels::F32(panels) => {
+                let values = lane::<F32>(panels, columns, row);
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
+            }
+            Panels::F16(panels) => {
+                let values = lane::<F16>(panels, columns, row);
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = f16::from_bits(value).to_f32());
+            }
+            Panels::Bf16(panels) => {
+                let pairs = lane::<Bf16Pairs>(panels, columns, row);
+                for (out, pair) in out.chunks_mut(2).zip(pairs) {
+                    let values = [pair << 16, pair & 0xffff_0000].map(f32::from_bits);
+                    out.copy_from_slice(&values[..out.len()]);
+                }
+            }
+        }
+    }
+
     /// Type of the stored values.
     pub fn dtype(&self) -> Dtype {
         match self.panels {
@@ -95,6 +125,25 @@ impl Cpu {
             Panels::F16(panels) => self.product::<F16>(w, panels, x, y),
             Panels::Bf16(panels) if self.isa == Isa::Avx512Bf16 => self.product::<Bf16Dot>(w, panels, x, y),
             Panels::Bf16(panels) => self.product::<Bf16Pairs>(w, panels, x, y),
+        }
+    }
+
+    /// `out[tokens, columns]`: each token's row of a weight whose first row is token `first`, and zeros where another rank has it. For a head
+    /// that is the embedding, too: a row is read across its panel, which costs far less than the product that follows in the step.
+    pub fn embed_packed(&self, table: &Linear, first: u32, tokens: &[u32], out: &mut [f32]) {
+        assert_eq!(
+            out.len(),
+            tokens.len() * table.columns,
+            "expected out [{}, {}]",
+            tokens.len(),
+            table.columns
+        );
+        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(table.columns)) {
+            let row = token.checked_sub(first).map(|row| row as usize);
+            match row.filter(|&row| row < table.rows) {
+                Some(row) => table.widen_row(row, out),
+                None => out.fill(0.0),
+            }
         }
     }
 

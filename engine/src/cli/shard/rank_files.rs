@@ -1,16 +1,20 @@
 //! Writes `rank-000.safetensors`, ... beside a manifest: only those whose content would change.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::ScopedJoinHandle;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use chariot_engine::manifest::{Manifest, Origin, Rank, Stage, Weights, rank_file};
+use chariot_engine::manifest::{Contents, Manifest, Origin, Rank, Weights, rank_file};
 use chariot_engine::model::{
     self, Dummy, HuggingFace, ModelConfig, ModelError, ShardFile, StagePlan, TensorSource,
 };
-use chariot_engine::shard::{Dtype, Parallel, Tensor};
-use serde::Deserialize;
+use chariot_engine::shard::{Division, Dtype, Dtypes, Parallel, Tensor};
 
-use super::super::files::{Output, read};
+use super::super::files::{LargeOutput, read};
 
 /// Changes when the same inputs give another file.
 const FORMAT: u32 = 1;
@@ -29,58 +33,88 @@ pub(super) struct Done {
     pub(super) kept: u32,
 }
 
-/// An earlier manifest, as far as it tells what stands in the rank files.
-#[derive(Deserialize)]
-struct Earlier {
-    stages: Vec<Stage>,
-}
-
 impl Source {
-    /// Type of all tensors.
-    pub(super) fn dtype(&self, config: &ModelConfig, parallel: Parallel) -> Result<Dtype, ModelError> {
-        match self {
-            Self::Dummy { dtype, .. } => Ok(*dtype),
-            Self::Folder(folder) => HuggingFace::open(folder, &plan(config, parallel, 0, 0))?.dtype(),
+    /// Types of the whole model's tensors.
+    pub(super) fn dtypes(&self, config: &ModelConfig, parallel: Parallel) -> Result<Dtypes, ModelError> {
+        let folder = match self {
+            Self::Dummy { dtype, .. } => return Ok(Dtypes::uniform(*dtype)),
+            Self::Folder(folder) => HuggingFace::open(folder, &plan(config, parallel, 0, 0))?,
+        };
+        let mut dtypes = Dtypes::uniform(folder.dtype()?);
+        let division = Division::new(&config.shape, parallel)?;
+        for tensor in (0..parallel.pp).flat_map(|stage| division.tensors(&config.shape, stage, dtypes.main)) {
+            let dtype = folder.dtype_of(&tensor)?;
+            if dtype != dtypes.main {
+                dtypes.others.insert(tensor.name, dtype);
+            }
         }
+        Ok(dtypes)
     }
 }
 
-/// Makes the rank files beside `out` those of `manifest`, and notes in it what they hold.
+/// Makes the rank files beside `out` those of `manifest`, and notes in it what they hold. `dtype`: of most tensors.
 pub(super) fn write(
     out: &Utf8Path,
     manifest: &mut Manifest,
     config: ModelConfig,
+    dtype: Dtype,
     source: &Source,
 ) -> anyhow::Result<Done> {
     check_room(out, manifest)?;
-    let earlier = earlier_ranks(out);
-    let mut done = Done::default();
     let mut inputs = BTreeMap::new();
-    let dtype = source.dtype(&config, manifest.parallel)?;
-    for stage in &mut manifest.stages {
-        for rank in &mut stage.ranks {
-            let plan = plan(&config, manifest.parallel, stage.stage, rank.rank % manifest.parallel.tp);
-            let path = out.with_file_name(rank_file(rank.rank));
-            match source {
-                Source::Dummy { seed, dtype } => {
-                    let dummy = Dummy::new(*seed, *dtype, &plan)?;
-                    rank.key = Some(key(&plan, dtype, [dummy.origin()])?);
-                    write_rank(&path, rank, &earlier, &dummy, &mut done)?;
-                }
-                Source::Folder(folder) => {
-                    let folder = HuggingFace::open(folder, &plan)?;
-                    rank.key = Some(key(&plan, &dtype, digests(&folder, &rank.tensors, &mut inputs)?)?);
-                    write_rank(&path, rank, &earlier, &folder, &mut done)?;
-                }
-            }
-        }
-    }
+    // A file is brought to the disk while the next one is made.
+    let done = std::thread::scope(|scope| {
+        let (filled, outputs) = sync_channel(1);
+        let publishing = scope.spawn(move || outputs.iter().try_for_each(LargeOutput::publish));
+        let mut files = Files { out, earlier: earlier_ranks(out), filled, done: Done::default() };
+        let filling = fill(&mut files, manifest, &config, dtype, source, &mut inputs);
+        let Files { done, filled, .. } = files;
+        drop(filled);
+        // Where publishing failed, filling stopped for it.
+        publishing.join().expect("publishing does not panic")?;
+        filling.map(|()| done)
+    })?;
     let origin = match source {
         Source::Dummy { seed, .. } => Origin::Dummy { seed: *seed },
         Source::Folder(_) => Origin::HuggingFace,
     };
     manifest.weights = Some(Weights { config, dtype, origin, inputs });
     Ok(done)
+}
+
+/// Fills every rank's file.
+fn fill(
+    files: &mut Files<'_>,
+    manifest: &mut Manifest,
+    config: &ModelConfig,
+    dtype: Dtype,
+    source: &Source,
+    inputs: &mut BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    for stage in &mut manifest.stages {
+        for rank in &mut stage.ranks {
+            let plan = plan(config, manifest.parallel, stage.stage, rank.rank % manifest.parallel.tp);
+            match source {
+                Source::Dummy { seed, .. } => {
+                    let dummy = Dummy::new(*seed, dtype, &plan)?;
+                    rank.key = Some(key(&plan, dtype, [dummy.origin()])?);
+                    files.fill(rank, &dummy)?;
+                }
+                Source::Folder(folder) => {
+                    let folder = HuggingFace::open(folder, &plan)?;
+                    let digests = digests(&folder, &rank.tensors, inputs)?;
+                    let others = rank.tensors.iter().filter(|tensor| tensor.dtype != dtype);
+                    let others = others.map(|Tensor { name, dtype, .. }| format!("{name} {dtype:?}"));
+                    rank.key = Some(key(&plan, dtype, digests.into_iter().chain(others))?);
+                    for tensor in &mut rank.tensors {
+                        tensor.digest = folder.same(tensor)?.and_then(|name| inputs.get(&name).cloned());
+                    }
+                    files.fill(rank, &folder)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Refuses before the disk is full rather than when it is.
@@ -105,8 +139,8 @@ fn plan(config: &ModelConfig, parallel: Parallel, stage: u32, tp_rank: u32) -> S
 /// What an earlier run says it wrote; nothing where there was none, or one of another version.
 fn earlier_ranks(out: &Utf8Path) -> Vec<Rank> {
     let text = if out.exists() { read(out).ok() } else { None };
-    let earlier = text.and_then(|text| serde_json::from_str::<Earlier>(&text).ok());
-    earlier.into_iter().flat_map(|earlier| earlier.stages).flat_map(|stage| stage.ranks).collect()
+    let earlier = text.and_then(|text| serde_json::from_str::<Contents>(&text).ok());
+    earlier.into_iter().flat_map(Contents::into_ranks).collect()
 }
 
 /// Digests of the whole tensors that a rank's are cut from, each hashed once for all ranks.
@@ -115,19 +149,37 @@ fn digests(
     tensors: &[Tensor],
     known: &mut BTreeMap<String, String>,
 ) -> Result<Vec<String>, ModelError> {
-    let mut digests = Vec::new();
+    let mut inputs = Vec::new();
     for tensor in tensors {
-        for (name, bytes) in folder.inputs(tensor)? {
-            let digest =
-                known.entry(name.clone()).or_insert_with(|| blake3::hash(bytes).to_hex().to_string());
-            digests.push(format!("{name} {digest}"));
-        }
+        inputs.extend(folder.inputs(tensor)?);
     }
-    Ok(digests)
+    let mut unknown: Vec<(&String, &[u8])> = inputs
+        .iter()
+        .filter(|(name, _)| !known.contains_key(name))
+        .map(|(name, bytes)| (name, *bytes))
+        .collect();
+    unknown.sort_by_key(|(name, bytes)| (Reverse(bytes.len()), *name));
+    known.extend(hash_all(&unknown));
+    Ok(inputs.iter().map(|(name, _)| format!("{name} {}", known[name])).collect())
+}
+
+/// Names and digests, on all cores; the largest tensor should come first.
+fn hash_all(tensors: &[(&String, &[u8])]) -> Vec<(String, String)> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(tensors.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = std::iter::from_fn(|| tensors.get(next.fetch_add(1, Ordering::Relaxed)));
+        mine.map(|(name, bytes)| ((*name).clone(), blake3::hash(bytes).to_hex().to_string())).collect()
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let digests = |thread: ScopedJoinHandle<'_, Vec<_>>| thread.join().expect("hashing does not panic");
+        threads.into_iter().flat_map(digests).collect()
+    })
 }
 
 /// Digest of all that decides a rank's file.
-fn key(plan: &StagePlan, dtype: &Dtype, inputs: impl IntoIterator<Item = String>) -> anyhow::Result<String> {
+fn key(plan: &StagePlan, dtype: Dtype, inputs: impl IntoIterator<Item = String>) -> anyhow::Result<String> {
     let StagePlan { config, parallel, stage, tp_rank, .. } = plan;
     // The name changes no value.
     let mut config = config.clone();
@@ -141,27 +193,45 @@ fn key(plan: &StagePlan, dtype: &Dtype, inputs: impl IntoIterator<Item = String>
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn write_rank(
-    path: &Utf8Path,
-    rank: &mut Rank,
-    earlier: &[Rank],
-    source: &dyn TensorSource,
-    done: &mut Done,
-) -> anyhow::Result<()> {
-    let key = rank.key.as_deref().expect("the caller has set it");
-    // The file itself must agree: a run that was killed has replaced files, but not the manifest.
-    let same = earlier.iter().find(|other| other.rank == rank.rank && other.key.as_deref() == Some(key));
-    if let Some(same) = same
-        && path.exists()
-        && ShardFile::open(path).is_ok_and(|file| file.key() == Some(key))
-    {
-        rank.tensors.clone_from(&same.tensors);
-        done.kept += 1;
-        return Ok(());
+/// Whether a file still holds what was written: `bench` refuses a damaged one, and says to run `shard` again.
+fn is_whole(file: ShardFile, tensors: &[Tensor]) -> bool {
+    let file = file.verified(tensors.to_vec());
+    tensors.iter().all(|tensor| file.tensor(tensor).is_ok())
+}
+
+/// The files on their way.
+struct Files<'a> {
+    /// The manifest, which they stand beside.
+    out: &'a Utf8Path,
+    earlier: Vec<Rank>,
+    /// Takes those that are to be published.
+    filled: SyncSender<LargeOutput>,
+    done: Done,
+}
+
+impl Files<'_> {
+    /// Writes a rank's tensors, or sees that an earlier run did.
+    fn fill(&mut self, rank: &mut Rank, source: &dyn TensorSource) -> anyhow::Result<()> {
+        let path = self.out.with_file_name(rank_file(rank.rank));
+        let key = rank.key.as_deref().expect("the caller has set it");
+        // The file itself must agree: a run that was killed has replaced files, but not the manifest.
+        let is_same = |other: &&Rank| other.rank == rank.rank && other.key.as_deref() == Some(key);
+        if let Some(same) = self.earlier.iter().find(is_same)
+            && path.exists()
+            && ShardFile::open(&path)
+                .is_ok_and(|file| file.key() == Some(key) && is_whole(file, &same.tensors))
+        {
+            rank.tensors.clone_from(&same.tensors);
+            self.done.kept += 1;
+            return Ok(());
+        }
+        let mut output = LargeOutput::create(&path)?;
+        model::rank_file::write(&mut output, key, source, &mut rank.tensors)?;
+        self.done.written += 1;
+        self.done.written_bytes += rank.bytes;
+        // What is wrong with publishing, it says itself.
+        self.filled
+            .send(output)
+            .map_err(|_| anyhow::anyhow!("expected to publish {path}, but an earlier file failed"))
     }
-    Output::create(path)?
-        .publish_durably(|sink| Ok(model::rank_file::write(sink, key, source, &mut rank.tensors)?))?;
-    done.written += 1;
-    done.written_bytes += rank.bytes;
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::super::{Dtype, Isa, Linear};
+use super::super::{Dtype, Embedding, Isa, Linear};
 use super::{DTYPES, all, noise, rounded};
 
 /// `values` as little-endian bytes of `dtype`.
@@ -49,6 +49,25 @@ fn check_rounded(y: &[f32], expected: &[[f64; 3]], columns: usize, what: &str) {
         let (to_rounded, to_exact) = ((f64::from(y) - of_rounded).abs(), (f64::from(y) - of_exact).abs());
         assert!(to_rounded <= sums, "{what}: {to_rounded} from the product of rounded inputs, limit {sums}");
         assert!(to_exact <= size / 256.0 + sums, "{what}: {to_exact} from the product, sizes {size}");
+    }
+}
+
+/// Rows of a packed weight are those of the table that it was packed from.
+#[test]
+fn a_packed_weight_embeds_as_its_table_does() {
+    for (rows, columns) in [(1, 1), (64, 7), (70, 32), (33, 9)] {
+        for dtype in DTYPES {
+            let bytes = bytes(dtype, &noise(3, rows * columns));
+            let table = Embedding::new(dtype, 5, columns, &bytes);
+            let packed = Linear::pack(dtype, rows, columns, &bytes);
+            // Some before and after the rank's own.
+            let tokens: Vec<u32> = (0..rows as u32 + 10).rev().collect();
+            let [mut expected, mut found] = [0, 1].map(|_| vec![f32::NAN; tokens.len() * columns]);
+            let (_, cpu) = all(1).last().unwrap();
+            cpu.embed(&table, &tokens, &mut expected);
+            cpu.embed_packed(&packed, 5, &tokens, &mut found);
+            assert_eq!(found, expected, "{dtype:?} [{rows}, {columns}]");
+        }
     }
 }
 
