@@ -3,6 +3,7 @@
 mod bench;
 mod bench_model;
 mod cluster;
+mod devices;
 mod files;
 mod generate;
 mod plan;
@@ -36,6 +37,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cluster(cluster::Args),
+    Devices(devices::Args),
     Shard(shard::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
@@ -51,6 +53,7 @@ enum Command {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Cluster(args) => cluster::run(args)?,
+        Command::Devices(_) => devices::run()?,
         Command::Shard(args) => shard::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Bench(args) => bench::run(args)?,

@@ -1,0 +1,184 @@
+//! Which of CUDA's libraries this machine has. They are looked for before their first use, since cudarc panics without them.
+#![expect(unsafe_code, reason = "loads and calls C libraries")]
+
+use camino::Utf8Path;
+use cudarc::{cublas, cublaslt, driver, nccl, nvrtc};
+
+/// A library that the backend calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// Comes with the GPU's driver.
+    Driver,
+    /// Compiles the kernels.
+    Nvrtc,
+    /// Products of matrices.
+    Cublas,
+    /// Products with a choice of algorithm.
+    CublasLt,
+    /// Messages between GPUs.
+    Nccl,
+}
+
+/// In the order in which they are needed.
+pub const LIBRARIES: [Library; 5] =
+    [Library::Driver, Library::Nvrtc, Library::Cublas, Library::CublasLt, Library::Nccl];
+
+/// A library that is not there.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Missing(String);
+
+impl Library {
+    fn is_present(self) -> bool {
+        // SAFETY: loading runs the library's initialisers, which NVIDIA's are made for.
+        unsafe {
+            match self {
+                Self::Driver => driver::sys::is_culib_present(),
+                Self::Nvrtc => nvrtc::sys::is_culib_present(),
+                Self::Cublas => cublas::sys::is_culib_present(),
+                Self::CublasLt => cublaslt::sys::is_culib_present(),
+                Self::Nccl => nccl::sys::is_culib_present(),
+            }
+        }
+    }
+
+    /// What is missing without it, in a sentence.
+    fn absence(self) -> &'static str {
+        match self {
+            Self::Driver => {
+                "no NVIDIA driver: libcuda.so was not found, so no GPU can be used; install the driver"
+            }
+            Self::Nvrtc => {
+                "no NVRTC: libnvrtc.so.12 was not found, so kernels cannot be compiled; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+            }
+            Self::Cublas => {
+                "no cuBLAS: libcublas.so.12 was not found, so matrices cannot be multiplied; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+            }
+            Self::CublasLt => {
+                "no cuBLASLt: libcublasLt.so.12 was not found, which cuBLAS needs; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+            }
+            Self::Nccl => {
+                "no NCCL: libnccl.so was not found, so GPUs cannot exchange values; install NCCL (where only libnccl.so.2 exists, link libnccl.so to it in a folder of LD_LIBRARY_PATH)"
+            }
+        }
+    }
+}
+
+/// The library, or the sentence that says what is missing.
+pub fn require(library: Library) -> Result<(), Missing> {
+    match library.is_present() {
+        true => Ok(()),
+        false => Err(Missing(library.absence().to_owned())),
+    }
+}
+
+/// Loads a library from its file for as long as the process lives; later searches by its name find it.
+pub fn load(path: &Utf8Path) -> Result<(), Missing> {
+    // SAFETY: loading runs the library's initialisers; the caller names one of NVIDIA's.
+    let library = unsafe { libloading::Library::new(path.as_str()) }
+        .map_err(|error| Missing(format!("{path}: {error}")))?;
+    std::mem::forget(library);
+    Ok(())
+}
+
+/// NVRTC's version; the library must be there.
+pub(super) fn nvrtc_version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: two numbers are written to variables of their type. Without a version the numbers stay 0.
+    let _ = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    (major, minor)
+}
+
+/// What there is, and what is missing, a line each.
+pub fn describe() -> Vec<String> {
+    let mut lines = Vec::new();
+    match require(Library::Driver) {
+        Ok(()) => lines.extend(devices()),
+        Err(missing) => lines.push(missing.to_string()),
+    }
+    for library in &LIBRARIES[1..] {
+        match require(*library) {
+            Ok(()) => lines.push(version(*library)),
+            Err(missing) => lines.push(missing.to_string()),
+        }
+    }
+    lines
+}
+
+fn version(library: Library) -> String {
+    match library {
+        Library::Nvrtc => {
+            let (major, minor) = nvrtc_version();
+            format!("NVRTC {major}.{minor}")
+        }
+        Library::Nccl => {
+            let mut version = 0;
+            // SAFETY: a number is written to a variable of its type. Without a version it stays 0.
+            let _ = unsafe { nccl::sys::ncclGetVersion(&raw mut version) };
+            format!("NCCL {}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
+        }
+        Library::Driver | Library::Cublas | Library::CublasLt => format!("{library:?} found"),
+    }
+}
+
+/// The driver's version and its GPUs; the driver must be there.
+fn devices() -> Vec<String> {
+    let mut version = 0;
+    // SAFETY: a number is written to a variable of its type. Without a version it stays 0.
+    let _ = unsafe { driver::sys::cuDriverGetVersion(&raw mut version) };
+    let mut lines = vec![format!("driver for CUDA {}.{}", version / 1000, version % 1000 / 10)];
+    let count = driver::result::init().and_then(|()| driver::result::device::get_count());
+    match count {
+        Ok(0) => lines.push("the driver is there, but it sees no GPU".to_owned()),
+        Err(error) => lines.push(format!("the driver is there, but it sees no GPU: {:?}", error.0)),
+        Ok(count) => {
+            for ordinal in 0..count {
+                lines.push(device(ordinal).unwrap_or_else(|error| format!("GPU {ordinal}: {:?}", error.0)));
+            }
+            lines.extend((0..count).flat_map(|a| (a + 1..count).map(move |b| link(a, b))));
+        }
+    }
+    lines
+}
+
+fn device(ordinal: i32) -> Result<String, driver::DriverError> {
+    use driver::sys::CUdevice_attribute as Attribute;
+    let device = driver::result::device::get(ordinal)?;
+    let name = driver::result::device::get_name(device)?;
+    // SAFETY: the device is one that the driver gave.
+    let (major, minor, bytes) = unsafe {
+        (
+            driver::result::device::get_attribute(
+                device,
+                Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            )?,
+            driver::result::device::get_attribute(
+                device,
+                Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )?,
+            driver::result::device::total_mem(device)?,
+        )
+    };
+    Ok(format!("GPU {ordinal}: {name}, compute capability {major}.{minor}, {} MiB", bytes >> 20))
+}
+
+/// How two GPUs reach each other, as far as the driver tells: its rank of the path is lower for a faster one.
+fn link(a: i32, b: i32) -> String {
+    use driver::sys::CUdevice_P2PAttribute as Attribute;
+    let ask = |attribute| {
+        let mut value = 0;
+        // SAFETY: a number is written to a variable of its type; devices are ordinals below the count.
+        let status = unsafe { driver::sys::cuDeviceGetP2PAttribute(&raw mut value, attribute, a, b) };
+        status.result().map(|()| value)
+    };
+    match ask(Attribute::CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED) {
+        Ok(0) => format!("GPU {a} - GPU {b}: no direct access"),
+        Ok(_) => match ask(Attribute::CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK) {
+            Ok(rank) => format!("GPU {a} - GPU {b}: direct access, performance rank {rank}"),
+            Err(error) => {
+                format!("GPU {a} - GPU {b}: direct access, performance rank unknown: {:?}", error.0)
+            }
+        },
+        Err(error) => format!("GPU {a} - GPU {b}: unknown: {:?}", error.0),
+    }
+}

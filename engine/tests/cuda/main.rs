@@ -1,0 +1,36 @@
+//! The CUDA backend without a GPU: the real NVRTC compiles every kernel. Needs the packages of `.ci/requirements.txt`, and says so
+//! where they are absent.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod cache;
+mod devices;
+mod registers;
+
+use std::process::Command;
+
+/// NVRTC's folder in the packages of `CHARIOT_PYTHON`; without one the test is skipped, and says so.
+fn nvrtc_folder() -> Option<String> {
+    let Ok(python) = std::env::var("CHARIOT_PYTHON") else {
+        eprintln!("SKIPPED: no CHARIOT_PYTHON, so no NVRTC");
+        return None;
+    };
+    let find = "import nvidia.cuda_nvrtc as n; print(list(n.__path__)[0])";
+    let output = Command::new(python).args(["-c", find]).output().unwrap();
+    if !output.status.success() {
+        eprintln!("SKIPPED: CHARIOT_PYTHON lacks nvidia-cuda-nvrtc-cu12");
+        return None;
+    }
+    let folder = String::from_utf8(output.stdout).unwrap();
+    Some(format!("{}/lib", folder.trim()))
+}
+
+/// Loads NVRTC, if it is there.
+fn nvrtc() -> bool {
+    let Some(folder) = nvrtc_folder() else { return false };
+    for file in ["libnvrtc-builtins.so.12.9", "libnvrtc.so.12"] {
+        let path = format!("{folder}/{file}");
+        chariot_engine::backend::cuda::library::load(path.as_str().into()).unwrap();
+    }
+    true
+}
