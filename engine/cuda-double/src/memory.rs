@@ -1,0 +1,116 @@
+//! Device memory: every allocation between guard pages, closed to the host outside of launches and copies. Knows no stream.
+#![expect(unsafe_code, reason = "maps and copies raw memory")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const PAGE: usize = 4096;
+/// Of every new or freed byte: four of them are a NaN, and so are two as bf16 or f16.
+pub(crate) const POISON: u8 = 0xff;
+
+#[derive(Debug)]
+struct Allocation {
+    map: usize,
+    pages: usize,
+    start: usize,
+    bytes: usize,
+    live: bool,
+}
+
+/// All allocations ever made; a freed range is never used again.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    allocations: Vec<Allocation>,
+    open: bool,
+}
+
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { allocations: Vec::new(), open: false });
+
+/// The device's memory, locked: several threads may allocate.
+pub(crate) fn memory() -> MutexGuard<'static, Memory> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn protect(from: usize, bytes: usize, mode: i32) {
+    // SAFETY: only pages that `allocate` mapped and still owns are named.
+    let done = unsafe { libc::mprotect(from as *mut libc::c_void, bytes, mode) };
+    assert_eq!(done, 0, "the pages are ours");
+}
+
+impl Memory {
+    /// Address of `bytes` poisoned bytes, aligned to 16; by turns the range ends or begins at a guard page.
+    pub(crate) fn allocate(&mut self, bytes: usize) -> Option<usize> {
+        let pages = bytes.div_ceil(PAGE).max(1);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let length = (pages + 2) * PAGE;
+        // SAFETY: a new private mapping touches no existing memory.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if map == libc::MAP_FAILED {
+            return None;
+        }
+        let (map, data) = (map as usize, map as usize + PAGE);
+        protect(data, pages * PAGE, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: these pages were just mapped writable.
+        unsafe { std::ptr::write_bytes(data as *mut u8, POISON, pages * PAGE) };
+        if !self.open {
+            protect(data, pages * PAGE, libc::PROT_NONE);
+        }
+        let at_end = self.allocations.len().is_multiple_of(2);
+        let start = if at_end { data + (pages * PAGE - bytes) / 16 * 16 } else { data };
+        self.allocations.push(Allocation { map, pages, start, bytes, live: true });
+        Some(start)
+    }
+
+    /// Closes an allocation for good; false if there is none that starts at `start`.
+    pub(crate) fn free(&mut self, start: usize) -> bool {
+        let Some(found) = self.allocations.iter_mut().find(|a| a.live && a.start == start) else {
+            return false;
+        };
+        found.live = false;
+        protect(found.map + PAGE, found.pages * PAGE, libc::PROT_NONE);
+        // SAFETY: the pages are ours; their contents are given up, the addresses stay taken.
+        unsafe {
+            libc::madvise((found.map + PAGE) as *mut libc::c_void, found.pages * PAGE, libc::MADV_DONTNEED)
+        };
+        true
+    }
+
+    /// Whether `bytes` from `start` lie within one live allocation.
+    pub(crate) fn holds(&self, start: usize, bytes: usize) -> bool {
+        let inside = |a: &Allocation| a.start <= start && start + bytes <= a.start + a.bytes;
+        self.allocations.iter().any(|a| a.live && inside(a))
+    }
+
+    /// Bytes of live allocations.
+    pub(crate) fn used(&self) -> usize {
+        self.allocations.iter().filter(|a| a.live).map(|a| a.bytes).sum()
+    }
+
+    /// Lets everything live be read and written, or nothing.
+    pub(crate) fn set_open(&mut self, open: bool) {
+        let mode = if open { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+        self.allocations.iter().filter(|a| a.live).for_each(|a| protect(a.map + PAGE, a.pages * PAGE, mode));
+        self.open = open;
+    }
+
+    /// What lies at an address that could not be accessed.
+    pub(crate) fn describe(&self, address: usize) -> String {
+        let mapped = |a: &Allocation| (a.map..a.map + (a.pages + 2) * PAGE).contains(&address);
+        let Some((number, a)) = self.allocations.iter().enumerate().find(|(_, a)| mapped(a)) else {
+            return format!("address {address:#x} is in no allocation");
+        };
+        let of = format!("of allocation {number} ({} bytes)", a.bytes);
+        match (a.live, address < a.start) {
+            (false, _) => format!("use after free {of}"),
+            (true, true) => format!("{} bytes before the start {of}", a.start - address),
+            (true, false) => format!("{} bytes past the start {of}", address - a.start),
+        }
+    }
+}
+
+/// Runs `work` with device memory open.
+pub(crate) fn opened<R>(work: impl FnOnce() -> R) -> R {
+    memory().set_open(true);
+    let result = work();
+    memory().set_open(false);
+    result
+}
