@@ -215,9 +215,8 @@ fn fresh_top(thread: usize) -> usize {
     top - 48
 }
 
-/// Frees whole warps that wait for each other; whether any.
-fn release_warps(fibers: &mut [Fiber]) -> bool {
-    let mut released = false;
+/// Frees whole warps that wait for each other.
+fn release_warps(fibers: &mut [Fiber]) {
     for warp in fibers.chunks_mut(WARP) {
         for lane in 0..warp.len() {
             let Fiber::Waits(wait) = warp[lane] else { continue };
@@ -225,11 +224,9 @@ fn release_warps(fibers: &mut [Fiber]) -> bool {
             let whole = (0..warp.len()).filter(|&l| member(l)).all(|l| warp[l] == Fiber::Waits(wait));
             if wait.kind != BLOCK_WAIT && member(lane) && whole {
                 (0..warp.len()).filter(|&l| member(l)).for_each(|l| warp[l] = Fiber::Ready);
-                released = true;
             }
         }
     }
-    released
 }
 
 fn describe(fiber: Fiber) -> String {
@@ -292,17 +289,19 @@ fn schedule(run: *mut Run, block: &mut Block<'_>, dim: [u32; 3]) -> Result<(), F
     loop {
         // SAFETY: no fiber runs now, so this is the only reference.
         let fibers = unsafe { &mut (*run).fibers };
+        release_warps(fibers);
         let mut ready: Vec<_> = (0..fibers.len()).filter(|&t| fibers[t] == Fiber::Ready).collect();
         if ready.is_empty() {
             if fibers.iter().all(|f| *f == Fiber::Done) {
                 return Ok(());
             }
-            if !release_warps(fibers) {
-                release_block(fibers).map_err(Failure::Divergence)?;
-            }
+            release_block(fibers).map_err(Failure::Divergence)?;
             continue;
         }
         block.order.arrange(&mut ready);
+        // One warp goes as far as it can before another does: so it also runs ahead of what others have yet to read.
+        let warp = ready[0] / WARP;
+        ready.retain(|thread| thread / WARP == warp);
         for thread in ready {
             let t = thread as u32;
             // SAFETY: the state is the loaded object's; the fiber's stack was made by `fresh_top` or a switch.

@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 #![allow(clippy::unwrap_used, reason = "a test may; clippy knows only functions marked as tests")]
 
+mod kernels;
+
 use std::ffi::CString;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -15,6 +17,11 @@ fn on_double(name: &str, order: &str, body: fn()) -> Option<Output> {
         body();
         return None;
     }
+    Some(child(name, order, &[]))
+}
+
+/// One of these tests on the double, with further variables.
+fn child(name: &str, order: &str, variables: &[(&str, String)]) -> Output {
     let test = std::env::current_exe().unwrap();
     let double = test.parent().unwrap().join("libchariot_cuda_double.so");
     let folder = tempfile::tempdir().unwrap();
@@ -24,7 +31,11 @@ fn on_double(name: &str, order: &str, body: fn()) -> Option<Output> {
     let mut child = Command::new(&test);
     child.args(["--exact", name, "--nocapture"]).env("CHARIOT_DOUBLE_CHILD", "1");
     child.env("LD_LIBRARY_PATH", folder.path()).env("CHARIOT_DOUBLE_ORDER", order);
-    Some(child.output().unwrap())
+    child.envs(variables.iter().map(|(name, value)| (name, value)));
+    let output = child.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("running 1 test"), "expected a test called {name}: {told}");
+    output
 }
 
 fn passes(name: &str, body: fn()) {
@@ -41,11 +52,11 @@ fn reports(name: &str, expected: &str, body: fn()) {
     assert!(output.status.success() && told.contains(expected), "{told}");
 }
 
-fn cubin(source: &str) -> Result<Vec<u8>, String> {
+fn cubin(source: &str, options: &[String]) -> Result<Vec<u8>, String> {
     let program = result::create_program(&CString::new(source).unwrap(), None).unwrap();
     // SAFETY: a live program, and room as large as NVRTC says.
     unsafe {
-        if result::compile_program::<String>(program, &[]).is_err() {
+        if result::compile_program(program, options).is_err() {
             let log = result::get_program_log(program).unwrap();
             return Err(std::ffi::CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned());
         }
@@ -59,7 +70,7 @@ fn cubin(source: &str) -> Result<Vec<u8>, String> {
 
 fn load(source: &str) -> (Arc<CudaStream>, CudaFunction) {
     let context = CudaContext::new(0).unwrap();
-    let module = context.load_module(Ptx::from_binary(cubin(source).unwrap())).unwrap();
+    let module = context.load_module(Ptx::from_binary(cubin(source, &[]).unwrap())).unwrap();
     (context.default_stream(), module.load_function("k").unwrap())
 }
 
@@ -192,7 +203,7 @@ fn a_stream_that_does_not_wait_reads_stale_data() {
 #[test]
 fn errors_of_the_compiler_are_told() {
     passes("errors_of_the_compiler_are_told", || {
-        let log = cubin(r#"extern "C" __global__ void k() { nothing_like_it(); }"#).unwrap_err();
+        let log = cubin(r#"extern "C" __global__ void k() { nothing_like_it(); }"#, &[]).unwrap_err();
         assert!(log.contains("kernel.cu:1") && log.contains("nothing_like_it"), "{log}");
     });
 }

@@ -1,0 +1,423 @@
+//! The backend's own kernels on the double, in f32 and every order of threads, against plain loops in f64.
+#![expect(unsafe_code, reason = "launches kernels")]
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::{child, cubin, passes};
+
+const PRELUDE: &str = include_str!("../../../src/backend/cuda/kernels/prelude.cu");
+
+/// Of sums in f32 of values near 1.
+const TOLERANCE: f64 = 2e-6;
+
+/// A card with one source's kernels.
+struct Card {
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+}
+
+impl Card {
+    fn new(source: &str) -> Self {
+        let context = CudaContext::new(0).unwrap();
+        let text = without_a_barrier(&format!("{PRELUDE}\n{source}"));
+        let image = cubin(&text, &["-DELEMENT=float".to_owned()]).unwrap();
+        Self {
+            module: context.load_module(Ptx::from_binary(image)).unwrap(),
+            stream: context.default_stream(),
+        }
+    }
+
+    fn put<T: DeviceRepr>(&self, values: &[T]) -> CudaSlice<T> {
+        self.stream.clone_htod(values).unwrap()
+    }
+
+    /// Poisoned.
+    fn room<T: DeviceRepr>(&self, length: usize) -> CudaSlice<T> {
+        // SAFETY: kernels write before anybody reads, or a test fails.
+        unsafe { self.stream.alloc(length).unwrap() }
+    }
+
+    fn take<T: DeviceRepr + Clone + Default>(&self, values: &CudaSlice<T>) -> Vec<T> {
+        self.stream.clone_dtoh(values).unwrap()
+    }
+}
+
+/// Launches a kernel of a card: grid, threads of a block, arguments.
+macro_rules! run {
+    ($card:expr, $kernel:expr, $grid:expr, $threads:expr, $($argument:expr),+ $(,)?) => {
+        let kernel = $card.module.load_function($kernel).unwrap();
+        let config = LaunchConfig { grid_dim: $grid, block_dim: ($threads, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the double finds what is out of bounds.
+        unsafe { $card.stream.launch_builder(&kernel)$(.arg($argument))+.launch(config).unwrap() };
+    };
+}
+
+const BARRIER: &str = "__syncthreads();";
+/// Names the barrier, counted from 0 through prelude and source, that a child's kernels lack.
+const WITHOUT: &str = "CHARIOT_DOUBLE_WITHOUT";
+
+fn without_a_barrier(text: &str) -> String {
+    let Ok(lacking) = std::env::var(WITHOUT) else { return text.to_owned() };
+    let lacking: usize = lacking.parse().unwrap();
+    let (at, _) = text.match_indices(BARRIER).nth(lacking).unwrap();
+    format!("{}{}", &text[..at], &text[at + BARRIER.len()..])
+}
+
+/// Each kernel's test turns red without any of its barriers, in one order of threads at least.
+#[test]
+fn no_barrier_is_idle() {
+    let barriers = |text: &str| text.matches(BARRIER).count();
+    let sources = [
+        include_str!("../../../src/backend/cuda/kernels/attention.cu"),
+        include_str!("../../../src/backend/cuda/kernels/elementwise.cu"),
+        include_str!("../../../src/backend/cuda/kernels/embedding.cu"),
+        include_str!("../../../src/backend/cuda/kernels/norm.cu"),
+        include_str!("../../../src/backend/cuda/kernels/rotary.cu"),
+    ];
+    let sampling = include_str!("../../../src/backend/cuda/kernels/sampling.cu");
+    // Of block_sum, of block_max, and argmax's own.
+    assert_eq!((barriers(PRELUDE), sources.map(barriers), barriers(sampling)), (4, [0; 5], 1));
+    for (test, barrier) in [
+        ("kernels::norms", 0),
+        ("kernels::norms", 1),
+        ("kernels::shares_of_a_chunk", 0),
+        // Nothing writes after the chunk's sum, so its second barrier is idle there.
+        ("kernels::shares_of_a_chunk", 2),
+        ("kernels::shares_of_a_chunk", 3),
+        ("kernels::largest_logits", 4),
+    ] {
+        let fails = |order: &&str| !child(test, order, &[(WITHOUT, barrier.to_string())]).status.success();
+        let red: Vec<&str> =
+            ["forward", "reverse", "random:7", "random:8"].into_iter().filter(|o| fails(o)).collect();
+        assert!(!red.is_empty(), "{test} passes without barrier {barrier}");
+        println!("{test} without barrier {barrier}: red in {}", red.join(", "));
+    }
+}
+
+/// Values from -1 to 1 that look random.
+fn noise(seed: u32, count: usize) -> Vec<f32> {
+    let value = |i: u32| {
+        let mixed = (i ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+        ((mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35) >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count as u32).map(value).collect()
+}
+
+fn near(found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let apart = (f64::from(found) - expected).abs();
+        assert!(apart <= TOLERANCE * expected.abs().max(1.0), "{index}: expected {expected}, found {found}");
+    }
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+#[test]
+fn norms() {
+    passes("kernels::norms", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/norm.cu"));
+        let (rows, width) = (3, 100);
+        let (x, residual, weight, bias) =
+            (noise(1, rows * width), noise(2, rows * width), noise(3, width), noise(4, width));
+        let sums: Vec<f64> =
+            wide(&x).iter().zip(wide(&residual)).map(|(x, r)| f64::from((x + r) as f32)).collect();
+        let [weight_there, bias_there, residual_there] = [&weight, &bias, &residual].map(|v| card.put(v));
+        for is_layer_norm in [true, false] {
+            let (mut x_there, mut y) = (card.put(&x), card.room::<f32>(rows * width));
+            let (grid, eps, columns) = ((rows as u32, 1, 1), 1e-5_f32, width as i32);
+            if is_layer_norm {
+                run!(
+                    card,
+                    "layer_norm",
+                    grid,
+                    64,
+                    &mut y,
+                    &mut x_there,
+                    &residual_there,
+                    &weight_there,
+                    &bias_there,
+                    &eps,
+                    &columns,
+                );
+            } else {
+                run!(
+                    card,
+                    "rms_norm",
+                    grid,
+                    64,
+                    &mut y,
+                    &mut x_there,
+                    &residual_there,
+                    &weight_there,
+                    &eps,
+                    &columns,
+                );
+            }
+            near(&card.take(&x_there), &sums);
+            let mut expected = Vec::new();
+            for row in sums.chunks(width) {
+                let mean = if is_layer_norm { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
+                let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                let bias = |i: usize| if is_layer_norm { f64::from(bias[i]) } else { 0.0 };
+                let one = |(i, x): (usize, &f64)| {
+                    (x - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + bias(i)
+                };
+                expected.extend(row.iter().enumerate().map(one));
+            }
+            near(&card.take(&y), &expected);
+        }
+    });
+}
+
+#[test]
+fn elementwise() {
+    passes("kernels::elementwise", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/elementwise.cu"));
+        let (rows, f) = (3, 25);
+        let count = rows * f;
+        let gate_up: Vec<f32> = noise(5, 2 * count).iter().map(|x| 4.0 * x).collect();
+        let (there, mut out) = (card.put(&gate_up), card.room::<f32>(count));
+        run!(card, "silu_mul", (2, 1, 1), 64, &mut out, &there, &(f as i32), &(count as i64));
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let one = |i: usize| {
+            let row = &gate_up[i / f * 2 * f..];
+            silu(f64::from(row[i % f])) * f64::from(row[f + i % f])
+        };
+        near(&card.take(&out), &(0..count).map(one).collect::<Vec<_>>());
+        let (x, y) = (noise(6, count), noise(7, count));
+        let (mut sum, y_there) = (card.put(&x), card.put(&y));
+        run!(card, "add", (2, 1, 1), 64, &mut sum, &y_there, &(count as i64));
+        near(&card.take(&sum), &wide(&x).iter().zip(wide(&y)).map(|(x, y)| x + y).collect::<Vec<_>>());
+        let mut there = card.put(&[-3.0_f32, -1.0, 0.0, 0.5, 2.0]);
+        run!(card, "gelu", (1, 1, 1), 32, &mut there, &5_i64);
+        // x Phi(x), from tables of the normal distribution.
+        near(
+            &card.take(&there),
+            &[-3.0 * 0.001_349_898, -0.158_655_254, 0.0, 0.5 * 0.691_462_461, 2.0 * 0.977_249_868],
+        );
+    });
+}
+
+#[test]
+fn rows_by_index() {
+    passes("kernels::rows_by_index", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/embedding.cu"));
+        let (first, rows, hidden) = (10_u32, 4_u32, 37);
+        let table = noise(8, rows as usize * hidden);
+        let tokens = [13_u32, 9, 10, 14, 0];
+        let (table_there, tokens_there) = (card.put(&table), card.put(&tokens));
+        let mut out = card.room::<f32>(tokens.len() * hidden);
+        run!(
+            card,
+            "embed",
+            (tokens.len() as u32, 1, 1),
+            32,
+            &mut out,
+            &table_there,
+            &tokens_there,
+            &first,
+            &rows,
+            &(hidden as i32),
+        );
+        let row = |token: u32| match token.checked_sub(first).filter(|row| *row < rows) {
+            Some(row) => table[row as usize * hidden..][..hidden].to_vec(),
+            None => vec![0.0; hidden],
+        };
+        assert_eq!(card.take(&out), tokens.iter().flat_map(|&token| row(token)).collect::<Vec<_>>());
+        let (indices, mut some) = (card.put(&[3_u32, 0]), card.room::<f32>(2 * hidden));
+        run!(card, "gather_rows", (2, 1, 1), 32, &mut some, &table_there, &indices, &(hidden as i32));
+        assert_eq!(card.take(&some), [&table[3 * hidden..4 * hidden], &table[..hidden]].concat());
+    });
+}
+
+#[test]
+fn largest_logits() {
+    passes("kernels::largest_logits", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/sampling.cu"));
+        let vocab = 131;
+        let mut logits = noise(9, 4 * vocab);
+        // Two that are equal: the first counts, whichever thread has it.
+        (logits[vocab + 97], logits[vocab + 33]) = (2.0, 2.0);
+        logits[2 * vocab] = 3.0;
+        logits[4 * vocab - 1] = 3.0;
+        let there = card.put(&logits);
+        let (mut tokens, mut largest) = (card.room::<u32>(4), card.room::<f32>(4));
+        run!(card, "argmax", (4, 1, 1), 96, &mut tokens, &mut largest, &there, &1000_u32, &(vocab as i32));
+        let row = &logits[..vocab];
+        let most = row.iter().copied().fold(f32::MIN, f32::max);
+        let index = row.iter().position(|&logit| logit == most).unwrap() as u32;
+        assert_eq!(card.take(&tokens), [1000 + index, 1033, 1000, 1130]);
+        assert_eq!(card.take(&largest), [most, 2.0, 3.0, 3.0]);
+    });
+}
+
+#[test]
+fn shares_of_a_chunk() {
+    passes("kernels::shares_of_a_chunk", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/attention.cu"));
+        let (heads, tokens, context) = (2, 5, 40);
+        let keys = context + tokens;
+        let scores = noise(10, heads * tokens * keys);
+        let (there, mut shares) = (card.put(&scores), card.room::<f32>(scores.len()));
+        run!(
+            card,
+            "causal_softmax",
+            ((heads * tokens) as u32, 1, 1),
+            64,
+            &mut shares,
+            &there,
+            &3.0_f32,
+            &(tokens as i32),
+            &(keys as i32),
+            &(context as i32),
+        );
+        let mut expected = Vec::new();
+        for (row, scores) in scores.chunks(keys).enumerate() {
+            expected.extend(softmax(scores.iter().map(|&s| 3.0 * f64::from(s)), context + row % tokens + 1));
+        }
+        near(&card.take(&shares), &expected);
+    });
+}
+
+/// Shares of the first `seen`, zeros for the rest.
+fn softmax(scores: impl Iterator<Item = f64>, seen: usize) -> Vec<f64> {
+    let exponents: Vec<f64> = scores.enumerate().map(|(i, s)| if i < seen { s.exp() } else { 0.0 }).collect();
+    let sum: f64 = exponents.iter().sum();
+    exponents.iter().map(|exponent| exponent / sum).collect()
+}
+
+/// Heads and cache of the tests of attention: eleven query heads on each of two KV heads, more than share a tile.
+const QUERY: usize = 22;
+const KV: usize = 2;
+const DIM: usize = 40;
+const BLOCK: usize = 4;
+const WIDTH: usize = (QUERY + 2 * KV) * DIM;
+
+#[test]
+fn turned_and_stored() {
+    passes("kernels::turned_and_stored", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/rotary.cu"));
+        let (qkv, cosines, sines) = (noise(11, 2 * WIDTH), noise(12, 8 * DIM / 2), noise(13, 8 * DIM / 2));
+        let (positions, seqs, tables) = ([6_u32, 1], [0_u32, 1], [0_u32, 3, 2, 1]);
+        let mut there = card.put(&qkv);
+        let unwritten = vec![9.0_f32; 4 * BLOCK * KV * DIM];
+        let (mut keys, mut values) = (card.put(&unwritten), card.put(&unwritten));
+        let [cosines_there, sines_there] = [&cosines, &sines].map(|v| card.put(v));
+        let [positions_there, seqs_there] = [&positions, &seqs].map(|v| card.put(v));
+        let tables_there = card.put(&tables);
+        run!(
+            card,
+            "rotate_store",
+            (2, 1, 1),
+            64,
+            &mut there,
+            &mut keys,
+            &mut values,
+            &cosines_there,
+            &sines_there,
+            &positions_there,
+            &seqs_there,
+            &tables_there,
+            &2_i32,
+            &(BLOCK as i32),
+            &(QUERY as i32),
+            &(KV as i32),
+            &(DIM as i32),
+        );
+        let (mut turned, mut stored) = (wide(&qkv), [wide(&unwritten), wide(&unwritten)]);
+        for (row, position) in [6, 1].into_iter().enumerate() {
+            for head in 0..QUERY + KV {
+                for i in 0..DIM / 2 {
+                    let at = row * WIDTH + head * DIM + i;
+                    let (low, high) = (turned[at], turned[at + DIM / 2]);
+                    let [cos, sin] = [&cosines, &sines].map(|v| f64::from(v[position * DIM / 2 + i]));
+                    (turned[at], turned[at + DIM / 2]) = (low * cos - high * sin, high * cos + low * sin);
+                }
+            }
+            let block = tables[row * 2 + position / BLOCK] as usize;
+            for head in 0..KV {
+                for i in 0..DIM {
+                    let to = ((block * KV + head) * BLOCK + position % BLOCK) * DIM + i;
+                    for (part, stored) in stored.iter_mut().enumerate() {
+                        stored[to] = turned[row * WIDTH + (QUERY + part * KV + head) * DIM + i];
+                    }
+                }
+            }
+        }
+        near(&card.take(&there), &turned);
+        near(&card.take(&keys), &stored[0]);
+        near(&card.take(&values), &stored[1]);
+    });
+}
+
+#[test]
+fn decodes_over_pages() {
+    passes("kernels::decodes_over_pages", || {
+        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/attention.cu"));
+        let (lengths, tables, splits) = ([1_u32, 14], [2_u32, 0, 0, 0, 5, 1, 4, 3], 2_usize);
+        let (qkv, keys, values) =
+            (noise(14, 2 * WIDTH), noise(15, 6 * BLOCK * KV * DIM), noise(16, 6 * BLOCK * KV * DIM));
+        let [qkv_there, keys_there, values_there] = [&qkv, &keys, &values].map(|v| card.put(v));
+        let (lengths_there, tables_there) = (card.put(&lengths), card.put(&tables));
+        let parts = splits * 4;
+        let mut partial = card.room::<f32>(2 * QUERY * parts * (DIM + 2));
+        let tiles = (QUERY / KV).div_ceil(8);
+        run!(
+            card,
+            "paged_decode",
+            (splits as u32, (KV * tiles) as u32, 2),
+            128,
+            &mut partial,
+            &qkv_there,
+            &keys_there,
+            &values_there,
+            &lengths_there,
+            &tables_there,
+            &4_i32,
+            &(BLOCK as i32),
+            &(QUERY as i32),
+            &(KV as i32),
+            &(DIM as i32),
+            &0.5_f32,
+        );
+        let mut out = card.room::<f32>(2 * QUERY * DIM);
+        run!(
+            card,
+            "combine",
+            ((2 * QUERY) as u32, 1, 1),
+            32,
+            &mut out,
+            &partial,
+            &(parts as i32),
+            &(DIM as i32),
+        );
+        let mut expected = Vec::new();
+        for seq in 0..2 {
+            for head in 0..QUERY {
+                let query = &qkv[seq * WIDTH + head * DIM..][..DIM];
+                let page = |position: usize| {
+                    let block = tables[seq * 4 + position / BLOCK] as usize;
+                    ((block * KV + head / (QUERY / KV)) * BLOCK + position % BLOCK) * DIM
+                };
+                let length = lengths[seq] as usize;
+                let score = |position: usize| {
+                    let key = &keys[page(position)..][..DIM];
+                    0.5 * query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>()
+                };
+                let shares = softmax((0..length).map(score), length);
+                let value =
+                    |i: usize| (0..length).map(|p| shares[p] * f64::from(values[page(p) + i])).sum::<f64>();
+                expected.extend((0..DIM).map(value));
+            }
+        }
+        near(&card.take(&out), &expected);
+    });
+}
