@@ -272,10 +272,9 @@ fn workers_behind_a_command_end_with_their_driver() {
     a_lost_driver_leaves_nobody(["127.0.0.1", "127.0.0.2"], &[&wrapper(dir.path())]);
 }
 
-#[test]
-fn a_command_that_is_not_there_is_named() {
-    let places = two(["127.0.0.1", "127.0.0.2"], &["/nowhere/launch"]);
-    let plan = |places| Plan {
+/// Why two workers at `places` could not be started.
+fn launch_error(places: Places) -> String {
+    let plan = Plan {
         parallel: Parallel { tp: 2, pp: 1 },
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
@@ -288,11 +287,53 @@ fn a_command_that_is_not_there_is_named() {
         ready_by: Duration::from_secs(60),
         step_by: Duration::from_secs(60),
     };
-    let error = |places| RuntimeExecutor::launch(Path::new(PROGRAM), &plan(places)).unwrap_err().to_string();
-    let found = error(places);
+    RuntimeExecutor::launch(Path::new(PROGRAM), &plan).unwrap_err().to_string()
+}
+
+/// A child of this process, whichever of its threads started it, that is the worker of rank 0.
+fn first_worker() -> u32 {
+    let is_it = |pid: &u32| {
+        fs_err::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().ends_with(b"worker\0--rank\x000\0")
+    };
+    let began = now();
+    loop {
+        let threads = fs_err::read_dir("/proc/self/task").unwrap();
+        let children = threads.map(|thread| fs_err::read_to_string(thread.unwrap().path().join("children")));
+        let children: String = children.map(Result::unwrap_or_default).collect();
+        let pids = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        if let Some(pid) = pids.into_iter().find(is_it) {
+            return pid;
+        }
+        assert!(now() - began < SECONDS_MAX, "expected a worker of rank 0 among {children}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The looks at it before the other had connected count as well as those after.
+#[test]
+fn a_worker_stopped_while_another_has_yet_to_connect_is_named_soon() {
+    let places = two(["127.0.0.1", "127.0.0.2"], &["sh", "-c", "sleep 1.5; exec \"$@\"", "sh"]);
+    let launch = std::thread::spawn(move || (launch_error(places), now()));
+    let worker = first_worker();
+    std::thread::sleep(Duration::from_millis(500));
+    signal(worker, Signal::STOP);
+    let struck = now();
+    let (found, named) = launch.join().unwrap();
+    assert!(
+        found.starts_with("rank 0 (process ") && found.contains("hung: its process is stopped"),
+        "{found}"
+    );
+    assert!(named - struck < 3.0, "named after {} s", named - struck);
+    all_gone(&[worker]);
+}
+
+#[test]
+fn a_command_that_is_not_there_is_named() {
+    let places = two(["127.0.0.1", "127.0.0.2"], &["/nowhere/launch"]);
+    let found = launch_error(places);
     assert!(found.starts_with("start a worker: /nowhere/launch: "), "{found}");
     // An address for documentation: nobody has it.
-    let found = error(two(["192.0.2.1", "192.0.2.1"], &[]));
+    let found = launch_error(two(["192.0.2.1", "192.0.2.1"], &[]));
     assert!(found.starts_with("listen for workers at the driver's address: 192.0.2.1: "), "{found}");
 }
 

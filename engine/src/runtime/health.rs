@@ -1,4 +1,6 @@
-//! Which worker has stopped working, judged from what each says of itself. Pure: times are handed in.
+//! Which worker has stopped working, judged from what each says of itself and from looks at it. Pure: times are handed in.
+
+use std::time::Duration;
 
 /// A worker that has said nothing for this long is taken for hung.
 pub(super) const SILENCE_NS: u64 = 3_000_000_000;
@@ -9,6 +11,38 @@ const STALL_CPU_NS: u64 = 40_000_000;
 
 /// Between two looks there is never more time than this, unless the driver itself was stopped.
 const ABSENCE_NS: u64 = 1_000_000_000;
+
+/// How often processes are looked at until all are ready.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
+/// A process that was seen stopped at so many looks in a row is not about to go on.
+const STOPPED_LOOKS: u32 = 75;
+
+/// How often in a row each rank was seen stopped. Counted in looks, so that a driver that was itself stopped and goes on gives its
+/// workers time to do so too.
+#[derive(Debug)]
+pub(super) struct Looks {
+    stopped: Vec<u32>,
+    next_ns: u64,
+}
+
+impl Looks {
+    /// None so far, at any of `ranks`.
+    pub(super) fn new(ranks: usize) -> Self {
+        Self { stopped: vec![0; ranks], next_ns: 0 }
+    }
+
+    /// Looks at every rank, unless that was done a moment ago; one that has been stopped for too long.
+    pub(super) fn stopped(&mut self, now: u64, is_stopped: impl Fn(usize) -> bool) -> Option<usize> {
+        if now < self.next_ns {
+            return None;
+        }
+        self.next_ns = now + LOOK.as_nanos() as u64;
+        for (rank, looks) in self.stopped.iter_mut().enumerate() {
+            *looks = if is_stopped(rank) { *looks + 1 } else { 0 };
+        }
+        self.stopped.iter().position(|looks| *looks >= STOPPED_LOOKS)
+    }
+}
 
 /// What was last heard of each rank.
 #[derive(Debug)]
@@ -81,6 +115,23 @@ mod tests {
     use super::*;
 
     const S: u64 = 1_000_000_000;
+
+    /// However often it is asked in between, and only by looks in a row.
+    #[test]
+    fn a_rank_is_taken_for_stopped_after_looks_in_a_row_not_after_calls() {
+        let mut looks = Looks::new(3);
+        let step = S / 1000;
+        let named = (0..5000).find(|ms| looks.stopped(ms * step, |rank| rank == 1 && *ms >= 40).is_some());
+        assert_eq!(named, Some(40 + 74 * 20));
+        let mut looks = Looks::new(1);
+        let blinks = |look: u64| look % 75 != 74;
+        assert!((0..1000).all(|look| looks.stopped(look * S, |_| blinks(look)).is_none()));
+        let mut looks = Looks::new(1);
+        assert!((0..74).all(|look| looks.stopped(look * S, |_| true).is_none()));
+        // An hour's absence of the driver is one look.
+        assert_eq!(looks.stopped(3600 * S, |_| false), None);
+        assert_eq!(looks.stopped(3601 * S, |_| true), None);
+    }
 
     #[test]
     fn a_silent_rank_is_named() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::health::{Health, Verdict};
+use super::health::{Health, LOOK, Looks, Verdict};
 use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills, signal_of};
 use super::offset::{Offset, Round};
 use super::places::Places;
@@ -32,9 +32,7 @@ const INQUEST: Duration = Duration::from_secs(2);
 const CONFESSED: Duration = Duration::from_millis(200);
 /// How often a worker is asked the time.
 const CLOCK_ROUNDS: usize = 8;
-/// A worker that is seen stopped so often while workers meet is not about to go on.
-const STOPPED_LOOKS: u32 = 75;
-/// How often children are looked at while nothing is heard of them.
+/// How often a culprit is looked for, once something is wrong.
 const TICK: Duration = Duration::from_millis(20);
 
 /// Why workers could not be started.
@@ -107,9 +105,10 @@ impl Workers {
         for rank in 0..world {
             workers.spawn(program, places, &setup(rank, address, &secret))?;
         }
-        let greeted = workers.meet(&listener, secret)?;
+        let mut looks = Looks::new(world);
+        let greeted = workers.meet(&listener, secret, &mut looks)?;
         workers.join(greeted)?;
-        workers.await_ready(ready_by)?;
+        workers.await_ready(ready_by, &mut looks)?;
         Ok(workers)
     }
 
@@ -137,11 +136,15 @@ impl Workers {
     }
 
     /// Waits for every worker's connection, whatever order they come in and whoever else connects.
-    fn meet(&mut self, listener: &TcpListener, secret: Secret) -> Result<Vec<Greeted>, LaunchError> {
+    fn meet(
+        &mut self,
+        listener: &TcpListener,
+        secret: Secret,
+        looks: &mut Looks,
+    ) -> Result<Vec<Greeted>, LaunchError> {
         let world = self.children.len();
         let (sender, greetings) = channel();
         let deadline = monotonic_ns() + CONNECT_BY.as_nanos() as u64;
-        let mut stopped_looks = vec![0; world];
         let mut met: Vec<Option<Greeted>> = (0..world).map(|_| None).collect();
         while met.iter().any(Option::is_none) {
             while let Ok((stream, _)) = listener.accept() {
@@ -149,12 +152,12 @@ impl Workers {
                 // One thread a connection: a stranger that says nothing holds nobody up.
                 std::thread::spawn(move || greet(stream, &secret).map(|greeted| sender.send(greeted)));
             }
-            if let Ok(greeted) = greetings.recv_timeout(TICK)
+            if let Ok(greeted) = greetings.recv_timeout(LOOK)
                 && let Some(place @ None) = met.get_mut(greeted.rank)
             {
                 *place = Some(greeted);
             }
-            if let Some(loss) = self.any_dead().or_else(|| self.any_stopped(&mut stopped_looks)) {
+            if let Some(loss) = self.any_dead().or_else(|| self.any_stopped(looks)) {
                 return Err(loss.into());
             }
             if let Some(rank) = met.iter().position(Option::is_none).filter(|_| monotonic_ns() > deadline) {
@@ -166,13 +169,10 @@ impl Workers {
         Ok(met.into_iter().flatten().collect())
     }
 
-    /// A worker that was seen stopped at many looks in a row. Counted in looks, so that a driver that was itself stopped and goes on
-    /// gives its workers time to do so too.
-    fn any_stopped(&self, looks: &mut [u32]) -> Option<Loss> {
-        for (child, looks) in self.children.iter().zip(looks.iter_mut()) {
-            *looks = if is_stopped(child.id()) { *looks + 1 } else { 0 };
-        }
-        let rank = looks.iter().position(|looks| *looks >= STOPPED_LOOKS)?;
+    /// A worker that has been stopped for too long.
+    fn any_stopped(&self, looks: &mut Looks) -> Option<Loss> {
+        let stopped = |rank: usize| is_stopped(self.children[rank].id());
+        let rank = looks.stopped(monotonic_ns(), stopped)?;
         Some(self.describe(rank, "hung: its process is stopped".to_owned()))
     }
 
@@ -188,12 +188,13 @@ impl Workers {
         Ok(())
     }
 
-    fn await_ready(&mut self, ready_by: Duration) -> Result<(), LaunchError> {
+    /// Waits until all have loaded. One that was stopped while others were still connecting is as much nearer to being named.
+    fn await_ready(&mut self, ready_by: Duration, looks: &mut Looks) -> Result<(), LaunchError> {
         let began = monotonic_ns();
         let mut health = Health::new(self.children.len(), began);
         let mut ready = vec![false; self.children.len()];
         while !ready.iter().all(|ready| *ready) {
-            let heard = self.hear(TICK * 5);
+            let heard = self.hear(LOOK);
             let now = monotonic_ns();
             match heard {
                 Some((rank, Heard::Report(Report::Ready { .. }))) => {
@@ -208,6 +209,9 @@ impl Workers {
             }
             if let Some(verdict) = health.verdict(false, now) {
                 return Err(self.sentence(verdict).into());
+            }
+            if let Some(loss) = self.any_stopped(looks) {
+                return Err(loss.into());
             }
             if now - began > ready_by.as_nanos() as u64 {
                 let rank = ready.iter().position(|ready| !ready).expect("the loop ends when all are ready");
