@@ -10,6 +10,7 @@ mod operations;
 mod overhead;
 mod quiet;
 mod samples;
+mod spread;
 
 use std::path::Path;
 

@@ -3,12 +3,14 @@
 use super::design::{Point, tokens};
 use super::fit::{Observation, digits, rising, stage};
 use super::quiet::{Machine, others};
+use super::spread::spread;
 use super::{BLOCK_SIZE, BLOCKS};
 use crate::clock::monotonic_ns;
 use crate::runtime::{Loss, ProbePlan, Probed, RuntimeExecutor, probe_blocks};
 use crate::sched::batch::{Batch, Chunk};
 use crate::sim::curve::Curve;
 use crate::sim::measured::{Fit, StageTable};
+use crate::sim::spread::Spread;
 use crate::units::{BatchId, Nanos, SeqId};
 
 /// Short batches are repeated within a round until they have taken this long.
@@ -17,12 +19,8 @@ const VISIT_US: f64 = 100_000.0;
 const VISIT_MAX: f64 = 50.0;
 /// Times count while others use no more than this share of the machine; those of busier moments only where there are no such.
 const OTHERS_MAX: f64 = 0.05;
-/// Quantiles of the spread that are kept. The rest of the tail is other processes' doing.
-const QUANTILES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995];
 /// Progress is told this often, in seconds.
 const TELL_S: f64 = 5.0;
-/// A point with fewer times says nothing of their spread.
-const SPREAD_MIN: usize = 3;
 
 /// What was seen of each batch.
 pub(super) struct Samples {
@@ -146,34 +144,10 @@ impl Samples {
         median(&single.flat_map(|seen| seen.times.trips.iter().copied()).collect::<Vec<_>>())
     }
 
-    /// How times lie about their batch's median, over all stages; each counts for as long as its batch takes, since what delays a
-    /// short batch by half would not be noticed in a long one.
-    pub(super) fn spread(&self) -> Curve {
-        let mut ratios = Vec::new();
-        for times in
-            self.seen.iter().flat_map(|seen| &seen.times.stages).filter(|times| times.len() >= SPREAD_MIN)
-        {
-            let middle = median(times);
-            ratios.extend(times.iter().map(|time| (time / middle, middle)));
-        }
-        spread(ratios)
+    /// How times lie about their batch's median, over all stages.
+    pub(super) fn spread(&self) -> Spread {
+        spread(self.seen.iter().flat_map(|seen| &seen.times.stages))
     }
-}
-
-/// Quantiles of values with weights.
-fn spread(mut ratios: Vec<(f64, f64)>) -> Curve {
-    if ratios.is_empty() {
-        return Curve::default();
-    }
-    ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let all: f64 = ratios.iter().map(|(_, weight)| weight).sum();
-    let mut below = 0.0;
-    let middles = ratios.iter().map(|(ratio, weight)| {
-        below += weight;
-        [(below - 0.5 * weight) / all, *ratio]
-    });
-    let sorted = Curve(middles.collect());
-    Curve(QUANTILES.iter().map(|share| [*share, digits(sorted.held_at(*share))]).collect())
 }
 
 impl Seen {
@@ -268,16 +242,5 @@ mod tests {
     #[test]
     fn the_middle_of_an_even_number_lies_between_two() {
         assert_eq!((median(&[4.0, 1.0, 3.0]), median(&[4.0, 1.0]), median(&[])), (3.0, 2.5, 0.0));
-    }
-
-    #[test]
-    fn long_batches_decide_the_spread() {
-        // A hundred short batches, half of them delayed, beside long ones that never were.
-        let short = (0..100).map(|index| (if index % 2 == 0 { 1.0 } else { 3.0 }, 1.0));
-        let long = (0..1000).map(|_| (1.0, 1000.0));
-        let found = spread(short.chain(long).collect());
-        assert_eq!(found.held_at(0.5), 1.0);
-        assert_eq!(found.held_at(0.99), 1.0);
-        assert!(found.0.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]));
     }
 }

@@ -4,13 +4,14 @@
 use crate::sched::batch::Batch;
 use crate::shape::{F16_BYTES, ModelShape};
 use crate::shard::{Division, Parallel};
-use crate::units::{BatchId, Nanos};
+use crate::units::Nanos;
 
 use super::coefficient::Band;
 use super::curve::Curve;
 use super::kernels::{KernelTimes, Work};
 use super::measured::{Layout, Measured, StageTable};
 use super::platform::{Affine, CpuCosts, PerSequence, Platform, StageCosts, Transfer};
+use super::spread::Spread;
 
 /// Seconds in a microsecond and a millisecond: the presets' units.
 const US: f64 = 1e-6;
@@ -22,8 +23,8 @@ const MS: f64 = 1e-3;
 pub struct CostModel {
     stages: Vec<StageTime>,
     sends: Vec<SendTime>,
-    /// Quantile -> factor of a measured stage's time; empty: always 1.
-    spread: Curve,
+    /// How far measured stages' times are from their medians.
+    spread: Spread,
     hidden_bytes: f64,
     schedule: Line,
     prepare: Line,
@@ -120,7 +121,7 @@ impl CostModel {
                 let Layout { cpu, spread, .. } = layout(measured, shape, parallel);
                 (cpu, spread.clone())
             }
-            _ => (platform.cpu.as_ref().expect("costs() has looked for it"), Curve::default()),
+            _ => (platform.cpu.as_ref().expect("costs() has looked for it"), Spread::default()),
         };
         let CpuCosts { schedule, prepare, sampler, process, driver_round_trip_ms } = cpu;
         Self {
@@ -147,7 +148,8 @@ impl CostModel {
         let sequences = f64::from(work.sequences);
         stages.clear();
         for (number, stage) in self.stages.iter_mut().enumerate() {
-            let seconds = stage.seconds(batch, &work) * spread(&self.spread, batch.id, number);
+            let median = stage.seconds(batch, &work);
+            let seconds = median * self.spread.factor(median, batch.id, number);
             stages.push(nanos(self.prepare.at(sequences) + seconds));
         }
         if let Some(last) = stages.last_mut() {
@@ -188,18 +190,6 @@ impl CostModel {
 
 fn layout<'a>(measured: &'a Measured, shape: &ModelShape, parallel: Parallel) -> &'a Layout {
     measured.layout(shape, parallel).expect("the platform covers the model's layout")
-}
-
-/// How far a stage's time for a batch is from its median: a quantile that batch and stage alone decide.
-fn spread(quantiles: &Curve, batch: BatchId, stage: usize) -> f64 {
-    if quantiles.0.is_empty() {
-        return 1.0;
-    }
-    // One step of SplitMix64 (Steele, Lea and Flood 2014).
-    let state = (u64::from(batch.0) << 16 | stage as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    quantiles.held_at(((state ^ (state >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// What a batch takes beside its stages.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::curve::Curve;
 use super::platform::CpuCosts;
+use super::spread::Spread;
 use crate::sched::batch::Batch;
 use crate::shape::ModelShape;
 use crate::shard::{Dtype, Parallel};
@@ -39,9 +40,9 @@ pub struct Layout {
     pub stages: Vec<StageTable>,
     /// From each stage to the next: microseconds by tokens, until the next one has them.
     pub sends_us: Vec<Curve>,
-    /// Distribution of a stage's times about their median: quantile -> factor. Empty: always the median.
-    #[serde(default, skip_serializing_if = "is_empty")]
-    pub spread: Curve,
+    /// How a stage's times lie about their median. Nothing: always at it.
+    #[serde(default, skip_serializing_if = "Spread::is_empty")]
+    pub spread: Spread,
     /// How well the tables give the points back that they were made of.
     pub fit: Fit,
     /// Times of single operations, for people; a simulation does not read them.
@@ -141,7 +142,7 @@ impl Layout {
             return Err(("sends_us".to_owned(), "one from each stage to the next"));
         }
         let named = |name: String| move |expected| (name, expected);
-        self.spread.check().map_err(named("spread".to_owned()))?;
+        self.spread.check().map_err(|(field, expected)| (format!("spread{field}"), expected))?;
         for (stage, sent) in self.sends_us.iter().enumerate() {
             sent.check().map_err(named(format!("sends_us[{stage}]")))?;
         }

@@ -15,6 +15,7 @@ mod kernels;
 pub mod measured;
 pub mod place;
 pub mod platform;
+pub mod spread;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -4,6 +4,7 @@ use crate::shard::Division;
 use crate::sim::coefficient::{Band, Coefficient};
 use crate::sim::cost::CostModel;
 use crate::sim::platform::{PerSequence, Platform, PlatformError, StageCosts};
+use crate::sim::spread::SpreadBand;
 use crate::units::{BatchId, Nanos, SeqId};
 
 fn read(path: &str) -> String {
@@ -39,7 +40,7 @@ fn layout(stages: Vec<StageTable>) -> Layout {
         },
         sends_us: vec![Curve(vec![[1.0, 10.0], [101.0, 110.0]]); stages.len() - 1],
         stages,
-        spread: Curve::default(),
+        spread: Spread::default(),
         fit: Fit { points: 1, rounds: 1, disturbed: 0.0, error_median: 0.0, error_max: 0.0 },
         operations: None,
     }
@@ -104,7 +105,11 @@ fn stages_slow_each_other_down_by_their_own_factors() {
 #[test]
 fn a_spread_keeps_the_median_and_is_the_same_every_time() {
     let mut spread = layout(vec![table()]);
-    spread.spread = Curve(vec![[0.0, 0.9], [0.5, 1.0], [1.0, 1.4]]);
+    let band = |up_to_ms, points: [f64; 3]| SpreadBand {
+        up_to_ms,
+        factors: Curve(vec![[0.0, points[0]], [0.5, points[1]], [1.0, points[2]]]),
+    };
+    spread.spread = Spread(vec![band(0.1, [0.1, 0.2, 0.3]), band(0.2, [0.9, 1.0, 1.4])]);
     let platform = platform(vec![spread]);
     let division = Division::new(&model(), Parallel { tp: 2, pp: 1 }).unwrap();
     let times = || -> Vec<u64> {
@@ -157,5 +162,14 @@ fn broken_tables_are_refused_by_name() {
     refuses(|layout| layout.stages[0].rows_us.0.reverse(), "layouts[0].stages[0].rows_us: expected points");
     refuses(|layout| layout.stages[0].chunk_us = -1.0, "layouts[0].stages[0].chunk_us: expected a time");
     refuses(|layout| layout.stages[0].slowdown.0 = vec![[1.0, 0.5]], "stages[0].slowdown: expected factors");
+    let spread = |up_to_ms: &[f64], points: &[[f64; 2]]| {
+        let band = |&up_to_ms| SpreadBand { up_to_ms, factors: Curve(points.to_vec()) };
+        Spread(up_to_ms.iter().map(band).collect())
+    };
+    refuses(|layout| layout.spread = spread(&[4.0, 2.0], &[[0.5, 1.0]]), "layouts[0].spread: expected bands");
+    refuses(
+        |layout| layout.spread = spread(&[4.0], &[]),
+        "layouts[0].spread[0].factors: expected at least one",
+    );
     refuses(|layout| layout.cpu.schedule.ms = Coefficient::certain(-1.0), "layouts[0].cpu.schedule.ms");
 }
