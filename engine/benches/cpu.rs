@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use chariot_engine::backend::cpu::{Cpu, Dtype, Isa, Linear};
+use chariot_engine::backend::cpu::{Activations, Cpu, Dtype, Isa, Linear};
 
 const ROWS: usize = 6144;
 const COLUMNS: usize = 3072;
@@ -67,7 +67,7 @@ fn main() {
         let is_apart = |isa: &Isa| *isa != Isa::Portable && (dtype == Dtype::Bf16 || *isa != Isa::Avx512Bf16);
         for isa in Isa::available().into_iter().filter(is_apart) {
             let cpu = Cpu::with_isa(2, None, isa).expect("threads start");
-            for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32, 128, 512] {
+            for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 16, 24, 32, 128, 512] {
                 row(&cpu, isa, &weight, &values, m, bandwidth);
             }
         }
@@ -76,7 +76,8 @@ fn main() {
 
 fn row(cpu: &Cpu, isa: Isa, weight: &Linear, values: &[f32], m: usize, bandwidth: f64) {
     let x: Vec<f32> = (0..m * COLUMNS).map(|i| (i % 17) as f32 / 17.0).collect();
-    let mut y = vec![0.0; m * ROWS];
+    let mut y = Activations::default();
+    y.resize(m * ROWS);
     let (mut fast, mut naive) = (Vec::new(), Vec::new());
     cpu.linear(weight, &x, &mut y);
     for round in 0..ROUNDS {

@@ -2,7 +2,7 @@
 
 use super::Stage;
 use super::stage::{Layer, Norm, Scratch, Table};
-use crate::backend::cpu::{AttentionShape, Cpu, KvCache, Linear, RotaryTable, Span};
+use crate::backend::cpu::{Activations, AttentionShape, Cpu, KvCache, Linear, RotaryTable, Span};
 use crate::comm::{CommError, Communicator};
 use crate::shape::Family;
 
@@ -63,10 +63,10 @@ impl Stage {
         for &row in rows {
             sum.extend_from_slice(&hidden[row * width..(row + 1) * width]);
         }
-        resize(normed, sum.len());
+        normed.resize(sum.len());
         head.norm.apply(cpu, sum, self.config.norm_epsilon, normed);
         project(cpu, &head.projection, normed, mine);
-        resize(all, self.tp * mine.len());
+        all.resize(self.tp * mine.len());
         group.all_gather(mine, all)?;
         let (held, vocab) = (self.rank.vocab_rows as usize, self.config.shape.vocab_size as usize);
         interleave(all, rows.len(), held, vocab, logits);
@@ -140,7 +140,7 @@ impl Run<'_> {
     }
 
     fn norm(&mut self, which: usize, hidden: &[f32]) {
-        resize(&mut self.scratch.normed, hidden.len());
+        self.scratch.normed.resize(hidden.len());
         self.layer.norms[which].apply(self.cpu, hidden, self.epsilon, &mut self.scratch.normed);
     }
 
@@ -151,7 +151,7 @@ impl Run<'_> {
         project(cpu, &layer.qkv, normed, qkv);
         cpu.rotate(self.rotary, shape, qkv, self.spans);
         cpu.store_kv(self.kv, self.index, shape, qkv, self.spans);
-        resize(attended, qkv.len() / layer.qkv.rows() * layer.dense.columns());
+        attended.resize(qkv.len() / layer.qkv.rows() * layer.dense.columns());
         cpu.attend(self.kv, self.index, shape, qkv, self.spans, attended);
         project(cpu, &layer.dense, attended, sum);
     }
@@ -167,7 +167,7 @@ impl Run<'_> {
                 project(cpu, &layer.down, up, mlp);
             }
             Family::Llama => {
-                resize(gated, up.len() / 2);
+                gated.resize(up.len() / 2);
                 cpu.silu_mul(up, layer.down.columns(), gated);
                 project(cpu, &layer.down, gated, mlp);
             }
@@ -185,12 +185,7 @@ impl Norm {
 }
 
 /// `y = x w^T`, for as many rows as `x` has.
-fn project(cpu: &Cpu, w: &Linear, x: &[f32], y: &mut Vec<f32>) {
-    resize(y, x.len() / w.columns() * w.rows());
+fn project(cpu: &Cpu, w: &Linear, x: &[f32], y: &mut Activations) {
+    y.resize(x.len() / w.columns() * w.rows());
     cpu.linear(w, x, y);
-}
-
-/// Makes room; what was there is overwritten by the next operation.
-fn resize(buffer: &mut Vec<f32>, length: usize) {
-    buffer.resize(length, 0.0);
 }

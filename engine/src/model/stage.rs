@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::source::Part;
 use super::{KvSpec, ModelConfig, ModelError, StagePlan, TensorSource};
-use crate::backend::cpu::{self, AttentionShape, Embedding, KvCache, Linear, RotaryTable};
+use crate::backend::cpu::{self, Activations, AttentionShape, Embedding, KvCache, Linear, RotaryTable};
 use crate::shape::Family;
 use crate::shard::{Division, Dtype, RankShape, Tensor};
 
@@ -71,21 +71,21 @@ pub(super) struct Norm {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// `[tokens, hidden]`: a norm's output.
-    pub(super) normed: Vec<f32>,
+    pub(super) normed: Activations,
     /// `[tokens, (query_heads + 2 kv_heads) head_dim]`.
-    pub(super) qkv: Vec<f32>,
+    pub(super) qkv: Activations,
     /// `[tokens, query_heads head_dim]`.
-    pub(super) attended: Vec<f32>,
+    pub(super) attended: Activations,
     /// `[tokens, hidden]`: this rank's summand.
-    pub(super) sum: Vec<f32>,
+    pub(super) sum: Activations,
     /// `[tokens, hidden]`: the MLP's summand, where it runs beside attention.
-    pub(super) mlp: Vec<f32>,
+    pub(super) mlp: Activations,
     /// `[tokens, ffn]`, or `[tokens, 2 ffn]`.
-    pub(super) up: Vec<f32>,
+    pub(super) up: Activations,
     /// `[tokens, ffn]`: the gated product.
-    pub(super) gated: Vec<f32>,
+    pub(super) gated: Activations,
     /// `[ranks, rows, vocab_rows]`.
-    pub(super) logits: Vec<f32>,
+    pub(super) logits: Activations,
 }
 
 impl Stage {

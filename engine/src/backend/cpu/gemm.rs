@@ -11,8 +11,8 @@ use super::pool::{Parts, Pool};
 
 /// Outputs of one panel: `[lines][32]`, zeros after the weight's last row.
 pub(super) const PANEL: usize = 32;
-/// Lines of one pass: a panel's pass (32 KiB) stays in the nearest caches from tile to tile.
-const PASS: usize = 256;
+/// Lines of one pass: a panel's pass (16 KiB), the next one and a tile's inputs stay in the nearest cache from tile to tile.
+const PASS: usize = 128;
 /// Rows of one task: a task's inputs stay in the second-level cache from panel to panel.
 const BLOCK: usize = 144;
 /// Lines between the one that is multiplied and the one that is asked for, where every line is used once: a page.
@@ -51,6 +51,7 @@ impl<F: Format> Product<'_, F> {
     /// `scratch` is room for the packed inputs; it grows as needed.
     pub(super) fn run(&self, pool: &Pool, isa: Isa, scratch: &mut Vec<f32>) {
         let (m, lines) = (self.x.len() / self.columns, self.columns.div_ceil(F::INPUTS));
+        assert_eq!(self.y.len(), m * self.rows, "expected an output for each row and weight row");
         let values = m * lines * size_of::<F::Input>() / size_of::<f32>();
         if scratch.len() < values {
             scratch.resize(values, 0.0);
@@ -75,7 +76,7 @@ impl<F: Format> Product<'_, F> {
         pool.run(panels * blocks, &|task| {
             let (block, panel) = (task / panels, task % panels);
             let rows = block * BLOCK..((block + 1) * BLOCK).min(m);
-            isa.run(Task { product: self, packed: &packed, panel, rows });
+            isa.run(Task { product: self, packed: &packed, panel, rows, threads: pool.threads() });
         });
     }
 
@@ -131,6 +132,7 @@ struct Task<'a, F: Format> {
     packed: &'a Packed<'a, F>,
     panel: usize,
     rows: std::ops::Range<usize>,
+    threads: usize,
 }
 
 /// Lines that are multiplied, and meanwhile asked for: one after `every` lines.
@@ -143,20 +145,40 @@ struct Pass<'a, F: Format> {
 impl<F: Format> Kernel for Task<'_, F> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let lines = self.packed.lines;
-        let weights = &self.product.panels[self.panel * lines..][..lines];
+        let panels = self.product.panels.chunks_exact(self.packed.lines);
+        let mut own_and_later = panels.skip(self.panel).step_by(self.threads);
+        let weights = own_and_later.next().unwrap_or_default();
+        // Threads take panels in turn, so this one is likely to have that.
+        let later = own_and_later.next().unwrap_or_default();
         if self.rows.len() <= L::TILE_ROWS {
-            // Nothing of a panel is used twice.
-            let ahead = &self.product.panels[(self.panel * lines + AHEAD).min(self.product.panels.len())..];
-            self.tile_of::<L>(self.rows.len(), self.rows.start, 0, Pass { weights, ahead, every: 1 });
-            return;
+            self.once::<L>(weights, later);
+        } else {
+            self.passes::<L>(weights, later);
         }
-        for start in (0..lines).step_by(PASS) {
-            let (weights, ahead) = weights[start..].split_at(PASS.min(lines - start));
-            let mut row = self.rows.start;
-            // Each tile asks for its share of the next pass.
-            let tiles = self.rows.len().div_ceil(L::TILE_ROWS);
+    }
+}
+
+impl<F: Format> Task<'_, F> {
+    /// One tile, which uses nothing of a panel twice: what it will need is asked for a little before.
+    #[inline(always)]
+    fn once<L: Lanes>(&self, weights: &[Line<F>], later: &[Line<F>]) {
+        let (most, end) = weights.split_at(weights.len().saturating_sub(AHEAD));
+        let ahead = &weights[AHEAD.min(weights.len())..];
+        let rows = self.rows.start;
+        self.tile_of::<L>(self.rows.len(), rows, 0, Pass { weights: most, ahead, every: 1 });
+        let ahead = &later[..AHEAD.min(later.len())];
+        self.tile_of::<L>(self.rows.len(), rows, most.len(), Pass { weights: end, ahead, every: 1 });
+    }
+
+    /// Several tiles, each of which asks for its share of what they will use next.
+    #[inline(always)]
+    fn passes<L: Lanes>(&self, weights: &[Line<F>], later: &[Line<F>]) {
+        let tiles = self.rows.len().div_ceil(L::TILE_ROWS);
+        for start in (0..weights.len()).step_by(PASS) {
+            let (weights, rest) = weights[start..].split_at(PASS.min(weights.len() - start));
+            let ahead = if rest.is_empty() { later } else { rest };
             let mut shares = ahead[..ahead.len().min(PASS)].chunks(PASS.div_ceil(tiles));
+            let mut row = self.rows.start;
             while row < self.rows.end {
                 let rows = tile_rows(row - self.rows.start, self.rows.len(), L::TILE_ROWS);
                 let ahead = shares.next().unwrap_or_default();
@@ -212,16 +234,19 @@ impl<F: Format> Task<'_, F> {
     #[inline(always)]
     fn load<L: Lanes, const M: usize>(&self, row: usize) -> [[L; 2]; M] {
         let mut sums = [[L::splat(0.0); 2]; M];
-        // Loops, not closures: a closure has no instruction set, and is not inlined for sure.
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let y = self.outputs(row + i);
-            match y.as_chunks::<16>().0 {
-                [low, high] => *sums = [L::load(low), L::load(high)],
-                _ => {
-                    let mut edge = [[0.0; 16]; 2];
-                    edge.as_flattened_mut()[..y.len()].copy_from_slice(y);
-                    *sums = [L::load(&edge[0]), L::load(&edge[1])];
-                }
+        // Loops, not closures: a closure has no instruction set, and is not inlined for sure. The first one is short enough to be
+        // unrolled, so that sums never leave their registers.
+        if self.is_whole() {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let [low, high] = self.whole_outputs(row + i);
+                *sums = [L::load(low), L::load(high)];
+            }
+        } else {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let mut edge = [[0.0; 16]; 2];
+                let y = self.outputs(row + i);
+                edge.as_flattened_mut()[..y.len()].copy_from_slice(y);
+                *sums = [L::load(&edge[0]), L::load(&edge[1])];
             }
         }
         sums
@@ -229,22 +254,36 @@ impl<F: Format> Task<'_, F> {
 
     #[inline(always)]
     fn store<L: Lanes, const M: usize>(&self, row: usize, sums: [[L; 2]; M]) {
-        for (i, sums) in sums.into_iter().enumerate() {
-            let y = self.outputs(row + i);
-            match y.as_chunks_mut::<16>().0 {
-                [low, high] => {
-                    sums[0].store(low);
-                    sums[1].store(high);
-                }
-                _ => {
-                    let mut edge = [[0.0; 16]; 2];
-                    sums[0].store(&mut edge[0]);
-                    sums[1].store(&mut edge[1]);
-                    let width = y.len();
-                    y.copy_from_slice(&edge.as_flattened()[..width]);
-                }
+        if self.is_whole() {
+            for (i, sums) in sums.into_iter().enumerate() {
+                let [low, high] = self.whole_outputs(row + i);
+                sums[0].store(low);
+                sums[1].store(high);
+            }
+        } else {
+            for (i, sums) in sums.into_iter().enumerate() {
+                let mut edge = [[0.0; 16]; 2];
+                sums[0].store(&mut edge[0]);
+                sums[1].store(&mut edge[1]);
+                let y = self.outputs(row + i);
+                let width = y.len();
+                y.copy_from_slice(&edge.as_flattened()[..width]);
             }
         }
+    }
+
+    /// Whether all of the panel's outputs are the weight's.
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        (self.panel + 1) * PANEL <= self.product.rows
+    }
+
+    /// A whole panel's outputs of one row.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "a task has these columns and rows to itself")]
+    fn whole_outputs(&self, row: usize) -> &mut [[f32; 16]; 2] {
+        // SAFETY: as in `outputs`; `Product::run` has seen that there are outputs for all rows, and `is_whole` that they are 32.
+        unsafe { self.product.y.array(row * self.product.rows + self.panel * PANEL) }
     }
 
     /// The panel's outputs of one row.

@@ -5,6 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod activations;
 mod attention;
 mod elementwise;
 mod embedding;
@@ -19,6 +20,7 @@ mod rotary;
 #[cfg(test)]
 mod tests;
 
+pub use activations::Activations;
 pub use attention::{AttentionShape, HEAD_DIM_MAX, Span};
 pub use embedding::Embedding;
 pub use kv_cache::KvCache;

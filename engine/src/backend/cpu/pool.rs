@@ -231,6 +231,11 @@ impl<'a, T> Parts<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// How many values there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// # Safety
     /// No other part that overlaps this one may be in use.
     #[expect(clippy::mut_from_ref, reason = "the parts are disjoint by contract")]
@@ -238,5 +243,17 @@ impl<'a, T> Parts<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "expected a part of {} values", self.len);
         // SAFETY: within the slice by the assertion, and exclusive by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+impl Parts<'_, f32> {
+    /// # Safety
+    /// No part that overlaps this one may be in use, and it must lie within the slice: nothing is checked where this is called most.
+    #[expect(clippy::mut_from_ref, reason = "the parts are disjoint by contract")]
+    #[inline(always)]
+    pub(super) unsafe fn array(&self, start: usize) -> &mut [[f32; 16]; 2] {
+        debug_assert!(start + 32 <= self.len, "expected a part of {} values", self.len);
+        // SAFETY: this function's contract.
+        unsafe { &mut *self.start.add(start).cast() }
     }
 }
