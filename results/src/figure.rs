@@ -3,50 +3,27 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::capacity::{Capacity, Outcome, Search};
+use crate::capacity::{Capacity, Outcome};
 use crate::chart::{self, Bar, Chart, Mark, Panel};
 use crate::csv::Csv;
 use crate::error::{Error, Result, hint};
 use crate::files::{FORMAT, publish, publish_json, read_json};
 use crate::font::Font;
 use crate::parity;
+use crate::point::{self, Point};
 use crate::records::Provenance;
 use crate::report;
 use crate::spec::{FigureSpec, Kind, MetricSpec, RowSpec, Source};
 use crate::statistics::{STATISTICS, Statistics};
 use crate::summary::Summary;
 
-/// One plotted number.
-#[derive(Debug, Clone, Serialize)]
-pub struct Point {
-    /// What it is for.
-    pub labels: BTreeMap<String, String>,
-    /// Which number, as in the CSV: `tbt_p50`, `capacity`.
-    pub metric: String,
-    /// In the figure's unit; absent where the trial has no sample.
-    pub value: Option<f64>,
-    /// Lower end.
-    pub low: Option<f64>,
-    /// Upper end.
-    pub high: Option<f64>,
-    /// Simulated or measured.
-    pub provenance: Provenance,
-    /// Of a capacity: how its searches ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// Of a capacity: every search.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub searches: Vec<Search>,
-}
-
 /// Everything a figure shows.
 pub struct Figure {
     spec: FigureSpec,
     unit: String,
-    /// By row of the specification, then by panel.
+    /// By bar of a panel, then by panel.
     points: Vec<Vec<Point>>,
     panels: Vec<String>,
     setting: Option<String>,
@@ -106,6 +83,9 @@ impl Figure {
             .map(|m| m.label.clone().unwrap_or_else(|| key(m)))
             .collect();
         let setting = common(settings);
+        if let Some(repeats) = &spec.repeats {
+            points = point::join(points, [&spec.x, &spec.series], repeats);
+        }
         Ok(Self { unit: units.unwrap_or_default(), points, panels, setting, central_searches: 0, spec })
     }
 
@@ -131,6 +111,7 @@ impl Figure {
                 low: Some(capacity.low),
                 high: Some(capacity.high),
                 provenance: capacity.provenance,
+                repeats: None,
                 outcome: Some(capacity.outcome),
                 searches: capacity.searches,
             }]);
@@ -157,6 +138,9 @@ impl Figure {
     /// What the bars and error bars stand for.
     fn meaning(&self) -> String {
         let spread = self.all().any(|point| point.low != point.high);
+        if let Some(most) = self.all().filter_map(|point| point.repeats).max() {
+            return format!("Median of {most} trials. Error bars: lowest to highest.");
+        }
         match (self.spec.source, spread) {
             (Source::Summary, true) => {
                 "Error bars: from the fast to the slow end of the platform's uncertain costs; no error bar where they play no part.".into()
@@ -240,7 +224,8 @@ impl Figure {
         columns.extend(
             further
                 .into_iter()
-                .filter(|label| **label != self.spec.series && **label != self.spec.x)
+                .filter(|label| ![&self.spec.series, &self.spec.x].contains(label))
+                .filter(|label| Some(*label) != self.spec.repeats.as_ref())
                 .cloned(),
         );
         let capacity = self.spec.source == Source::Capacity;
@@ -381,6 +366,7 @@ fn summary_point(
         low: ends.iter().copied().reduce(f64::min),
         high: ends.iter().copied().reduce(f64::max),
         provenance: summary.provenance,
+        repeats: None,
         outcome: None,
         searches: Vec::new(),
     };

@@ -16,6 +16,7 @@ pub mod font;
 pub mod judge;
 pub mod metric;
 pub mod parity;
+pub mod point;
 pub mod predicate;
 pub mod quantile;
 pub mod records;

@@ -1,7 +1,7 @@
 //! One series over another, a point a group: how near two ways to the same number come. Knows numbers and words; reads no file.
 
 use crate::axis::{Ruler, tick_label};
-use crate::chart::{self, Chart, FAINT, GREY, INK, LABEL, MARGIN, PANEL_TITLE, Panel, TICK};
+use crate::chart::{self, Bar, Chart, FAINT, GREY, INK, LABEL, MARGIN, PANEL_TITLE, Panel, TICK};
 use crate::font::Font;
 use crate::svg::{Anchor, Svg};
 
@@ -10,6 +10,8 @@ const SIDE: f64 = 280.0;
 /// Left of a plot: the axis' name and its ticks.
 const GUTTER: f64 = 66.0;
 const DOT: f64 = 4.5;
+/// Lines from the lowest to the highest of repeats.
+const WHISKER: f64 = 1.4;
 /// The thin lines are this far from equality.
 const OFF: f64 = 0.1;
 
@@ -31,7 +33,7 @@ pub fn draw(chart: &Chart, font: &Font) -> String {
 
 fn plot(svg: &mut Svg, chart: &Chart, panel: &Panel, (left, top): (f64, f64)) {
     let points = points(panel);
-    let values: Vec<f64> = points.iter().flat_map(|(_, x, y)| [*x, *y]).collect();
+    let values: Vec<f64> = points.iter().flat_map(|(_, x, y)| [x.low, x.high, y.low, y.high]).collect();
     let ruler = Ruler::new(chart.axis, &values, 0.92);
     let (right, bottom) = (left + SIDE, top + SIDE);
     let at = |x: f64, y: f64| (left + ruler.share(x) * SIDE, bottom - ruler.share(y) * SIDE);
@@ -49,7 +51,12 @@ fn plot(svg: &mut Svg, chart: &Chart, panel: &Panel, (left, top): (f64, f64)) {
     svg.line((left, top), (left, bottom), INK, 1.0);
     svg.line((left, bottom), (right, bottom), INK, 1.0);
     for (group, x, y) in points {
-        svg.dot(at(x, y), DOT, chart::colour(group));
+        let colour = chart::colour(group);
+        let whiskers = [(at(x.low, y.value), at(x.high, y.value)), (at(x.value, y.low), at(x.value, y.high))];
+        for (from, to) in whiskers.into_iter().filter(|(from, to)| from != to) {
+            svg.line(from, to, colour, WHISKER);
+        }
+        svg.dot(at(x.value, y.value), DOT, colour);
     }
     let (across, down) = ((left + right) / 2.0, (top + bottom) / 2.0);
     let named = |series: usize| format!("{}: {}", chart.series[series], chart.y_label);
@@ -59,10 +66,12 @@ fn plot(svg: &mut Svg, chart: &Chart, panel: &Panel, (left, top): (f64, f64)) {
 }
 
 /// Group, second series, first series; where both have a number.
-fn points(panel: &Panel) -> Vec<(usize, f64, f64)> {
-    let point = |(group, bars): (usize, &Vec<Option<chart::Bar>>)| match bars.as_slice() {
-        [Some(y), Some(x)] => Some((group, x.value, y.value)),
-        _ => None,
-    };
-    panel.bars.iter().enumerate().filter_map(point).collect()
+fn points(panel: &Panel) -> Vec<(usize, &Bar, &Bar)> {
+    let mut points = Vec::new();
+    for (group, bars) in panel.bars.iter().enumerate() {
+        if let [Some(y), Some(x)] = bars.as_slice() {
+            points.push((group, x, y));
+        }
+    }
+    points
 }

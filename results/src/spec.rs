@@ -44,6 +44,8 @@ pub struct FigureSpec {
     pub x: String,
     /// The label that makes the bars of a group.
     pub series: String,
+    /// The label in which rows of one bar differ: repeats of a trial.
+    pub repeats: Option<String>,
     /// Under the axis.
     pub x_label: String,
     /// Beside the axis; the unit is appended.
@@ -64,7 +66,7 @@ pub struct FigureSpec {
     /// Unit and axis.
     #[serde(default)]
     pub scale: Scale,
-    /// One file for each pair of group and series.
+    /// One file for each pair of group and series, and repeat.
     pub rows: Vec<RowSpec>,
 }
 
@@ -127,7 +129,7 @@ pub enum Axis {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowSpec {
-    /// Must name the figure's `x` and `series`.
+    /// Must name the figure's `x`, `series` and `repeats`.
     pub labels: Labels,
     /// Relative to the working directory.
     pub file: Utf8PathBuf,
@@ -145,6 +147,9 @@ impl FigureSpec {
         if self.source == Source::Capacity && !self.table.is_empty() {
             return Err("expected no `table` with `source: capacity`".into());
         }
+        if self.source == Source::Capacity && self.repeats.is_some() {
+            return Err("expected no `repeats` with `source: capacity`".into());
+        }
         match (self.source, self.metrics.is_empty()) {
             (Source::Summary, true) => {
                 return Err("expected `metrics` with at least one metric, found none".into());
@@ -161,13 +166,14 @@ impl FigureSpec {
         }
         let mut seen = BTreeMap::new();
         for (index, row) in self.rows.iter().enumerate() {
-            for wanted in [&self.series, &self.x] {
+            for wanted in [&self.series, &self.x].into_iter().chain(&self.repeats) {
                 if !row.labels.contains_key(wanted) {
                     let near = hint(wanted, row.labels.keys().map(String::as_str));
                     return Err(format!("rows[{index}]: expected a label `{wanted}`, found none{near}"));
                 }
             }
-            let place = (row.labels.get(&self.series), row.labels.get(&self.x));
+            let repeat = self.repeats.as_ref().map(|repeats| row.labels.get(repeats));
+            let place = (row.labels.get(&self.series), row.labels.get(&self.x), repeat);
             if let Some(first) = seen.insert(place, index) {
                 return Err(format!(
                     "rows[{index}]: expected one row a bar, found another for the bar of rows[{first}]"

@@ -132,11 +132,12 @@ fn numbers(from: &Names, rows: &[Site<'_>]) -> Result<Numbers, Mistake> {
     Ok(first)
 }
 
-/// Every row has both variables, and no two rows make the same bar.
+/// Every row has all variables, and no two rows make the same bar unless they are repeats.
 fn one_row_a_bar(recipe: &Figure, rows: &[Site<'_>]) -> Result<(), Mistake> {
-    let mut bars: BTreeMap<(&str, &str), String> = BTreeMap::new();
+    let mut bars: BTreeMap<(&str, &str, Option<&str>), String> = BTreeMap::new();
     for row in rows {
-        let bar = (variable(row, &recipe.x.variable)?, variable(row, &recipe.series.variable)?);
+        let repeat = recipe.repeats.as_ref().map(|repeats| variable(row, repeats)).transpose()?;
+        let bar = (variable(row, &recipe.x.variable)?, variable(row, &recipe.series.variable)?, repeat);
         if let Some(other) = bars.insert(bar, row.short_name()) {
             let title = format!("`{other}` and `{}` would be the same bar", row.short_name());
             return Err(Mistake::new(recipe.from.0[0].span, title)
@@ -144,7 +145,7 @@ fn one_row_a_bar(recipe: &Figure, rows: &[Site<'_>]) -> Result<(), Mistake> {
                     "both have {} {} and {} {}",
                     recipe.x.variable.value, bar.0, recipe.series.variable.value, bar.1
                 ))
-                .help("narrow `from` by a glob such as `target/*-strict`"));
+                .help("narrow `from` by a glob such as `target/*-strict`, or name the variable in which repeats differ: `repeats: VARIABLE`"));
         }
     }
     Ok(())
@@ -185,11 +186,21 @@ fn spec(recipe: &Figure, rows: &[Site<'_>], numbers: Numbers) -> Result<Value, M
         "names": names(recipe, rows)?,
         "scale": {"axis": recipe.y.as_ref().and_then(|y| y.axis).unwrap_or(Axis::Linear)},
     });
+    if let Some(repeats) = &recipe.repeats {
+        spec["repeats"] = json!(repeats.value);
+    }
     match numbers {
         Numbers::Capacities => {
             if let Some(metric) = recipe.metrics.iter().chain(&recipe.table).next() {
                 return Err(Mistake::new(metric.span, "a capacity has one number and no metrics")
                     .help("remove `metrics` and `table`"));
+            }
+            if let Some(repeats) = &recipe.repeats {
+                return Err(Mistake::new(
+                    repeats.span,
+                    "a capacity repeats its search for each of its `seeds`",
+                )
+                .help("remove `repeats`"));
             }
         }
         Numbers::Trials => {

@@ -23,6 +23,8 @@ pub struct Figure {
     pub x: Variable,
     /// The sweep's variable whose values make the bars in a group.
     pub series: Variable,
+    /// The sweep's variable that tells repeats of a trial apart: bars are their medians, error bars reach from the lowest to the highest.
+    pub repeats: Option<Spanned<String>>,
     /// The vertical axis. Default: seconds, or the capacity.
     pub y: Option<Vertical>,
     /// What is plotted of trials, such as `p99(tbt)`: one panel each. Capacities have one number and no metrics.

@@ -847,7 +847,19 @@ fn figures() {
            |           ^^^^^^^
            |
            = note: both have batch 8 and batch 8
-           = help: narrow `from` by a glob such as `target/*-strict`"#]],
+           = help: narrow `from` by a glob such as `target/*-strict`, or name the variable in which repeats differ: `repeats: VARIABLE`"#]],
+    );
+    check(
+        "series: {variable: parallel}",
+        "series: {variable: batch}\n    repeats: repeat",
+        expect![[r#"
+            error: `repeat` is no variable of `latency`
+              --> pipelines/x.yaml:30:14
+               |
+            30 |     repeats: repeat
+               |              ^^^^^^
+               |
+               = help: variables: `parallel`, `batch`"#]],
     );
 }
 

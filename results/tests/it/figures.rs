@@ -157,6 +157,42 @@ fn a_parity_figure_draws_one_series_over_the_other() {
         .assert_eq(&drawn(&dir, &spec).unwrap_err());
 }
 
+/// Medians, and from the lowest to the highest.
+#[test]
+fn repeats_of_a_trial_make_one_bar() {
+    let (_guard, dir) = directory();
+    let mut spec = summaries(&dir);
+    let rows = spec["rows"].as_array().unwrap().clone();
+    spec["repeats"] = json!("repeat");
+    let mut repeated = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let mut summary: Value = serde_json::from_str(&read(&dir.join(format!("s{index}.json")))).unwrap();
+        let first = summary["metrics"]["ttft"]["central"]["p50"].as_f64().unwrap();
+        for (repeat, factor) in [(0, 1.0), (1, 0.5 - 0.2 * index as f64), (2, 1.25)] {
+            summary["metrics"]["ttft"]["central"]["p50"] = json!(first * factor);
+            let file = dir.join(format!("s{index}-{repeat}.json"));
+            write(&file, summary.to_string().as_bytes());
+            let mut row = row.clone();
+            row["labels"]["repeat"] = json!(repeat);
+            row["file"] = json!(file);
+            repeated.push(row);
+        }
+    }
+    spec["rows"] = json!(repeated);
+    drawn(&dir, &spec).unwrap();
+    expect_file!["golden/repeats.txt"].assert_eq(&read(&dir.join("out/fig.txt")));
+    expect_file!["golden/repeats.csv"].assert_eq(&read(&dir.join("out/fig.csv")));
+    spec["kind"] = json!("parity");
+    drawn(&dir, &spec).unwrap();
+    expect_file!["golden/repeats.svg"].assert_eq(&read(&dir.join("out/fig.svg")));
+    spec["rows"][1]["labels"]["repeat"] = json!(0);
+    expect!["DIR/figure.json: rows[1]: expected one row a bar, found another for the bar of rows[0]"]
+        .assert_eq(&drawn(&dir, &spec).unwrap_err());
+    spec["repeats"] = json!("repeats");
+    expect!["DIR/figure.json: rows[0]: expected a label `repeats`, found none; did you mean `repeat`?"]
+        .assert_eq(&drawn(&dir, &spec).unwrap_err());
+}
+
 #[test]
 fn says_what_is_wrong_with_a_figure() {
     let (_guard, dir) = directory();
@@ -174,7 +210,7 @@ fn says_what_is_wrong_with_a_figure() {
         .assert_eq(&wrong(&|s| s["x"] = json!("batches")));
     expect!["DIR/figure.json: rows[1]: expected one row a bar, found another for the bar of rows[0]"]
         .assert_eq(&wrong(&|s| s["rows"][1] = s["rows"][0].clone()));
-    expect!["DIR/figure.json: unknown field `titel`, expected one of `format`, `kind`, `source`, `title`, `x`, `series`, `x_label`, `y_label`, `x_order`, `series_order`, `names`, `metrics`, `table`, `scale`, `rows`"].assert_eq(&wrong(&|s| s["titel"] = json!("x")));
+    expect!["DIR/figure.json: unknown field `titel`, expected one of `format`, `kind`, `source`, `title`, `x`, `series`, `repeats`, `x_label`, `y_label`, `x_order`, `series_order`, `names`, `metrics`, `table`, `scale`, `rows`"].assert_eq(&wrong(&|s| s["titel"] = json!("x")));
     expect!["nowhere.json: expected a file, found none"]
         .assert_eq(&wrong(&|s| s["rows"][0]["file"] = json!("nowhere.json")));
 }
