@@ -1,6 +1,6 @@
 //! Directories in which actions run, and what a killed planner left in them. Knows nothing of actions.
 //!
-//! `.chariot/work/NAME/` holds `dir/` (the action's directory), `log`, and `claim`: the process group that runs in it,
+//! Each folder of `.chariot/work` holds `dir/` (the action's directory), `log`, and `claim`: the process group that runs in it,
 //! with its start time, because ids come again. An empty claim means that a group was about to be started.
 
 use std::io;

@@ -8,6 +8,10 @@ mod figure_8;
 mod measured;
 #[path = "language/mistakes.rs"]
 mod mistakes;
+#[path = "language/mistakes_in_recipes.rs"]
+mod mistakes_in_recipes;
+#[path = "language/mistakes_in_references.rs"]
+mod mistakes_in_references;
 #[path = "language/properties.rs"]
 mod properties;
 #[path = "language/schema.rs"]
