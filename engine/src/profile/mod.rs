@@ -6,6 +6,7 @@
 
 mod design;
 mod fit;
+mod median;
 mod operations;
 mod overhead;
 mod quiet;

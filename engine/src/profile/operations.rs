@@ -2,7 +2,7 @@
 
 use super::ProfileError;
 use super::fit::digits;
-use super::samples::median;
+use super::median::median;
 use crate::backend::cpu::{Cpu, Linear};
 use crate::clock::monotonic_ns;
 use crate::runtime::{Loss, Plan, RuntimeExecutor};

@@ -4,7 +4,7 @@ use std::io::{Sink, sink};
 
 use super::ProfileError;
 use super::fit::digits;
-use super::samples::median;
+use super::median::median;
 use super::{BLOCK_SIZE, BLOCKS};
 use crate::engine::Trial;
 use crate::executor::StageStay;

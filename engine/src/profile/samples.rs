@@ -2,6 +2,7 @@
 
 use super::design::{Point, tokens};
 use super::fit::{Observation, digits, rising, stage};
+use super::median::median;
 use super::quiet::{Machine, others};
 use super::spread::spread;
 use super::{BLOCK_SIZE, BLOCKS};
@@ -218,29 +219,4 @@ pub(super) fn batch(point: &Point) -> Batch {
         emits_token: part.samples,
     };
     Batch { id: BatchId(0), chunks: point.iter().map(chunk).collect(), preempted: Vec::new() }
-}
-
-/// The middle value, 0 of none.
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    quantile(&sorted, 0.5)
-}
-
-/// Between the two values nearest to `share` of the way through, 0 of none.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    let place = share * last as f64;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    below + (above - below) * place.fract()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_middle_of_an_even_number_lies_between_two() {
-        assert_eq!((median(&[4.0, 1.0, 3.0]), median(&[4.0, 1.0]), median(&[])), (3.0, 2.5, 0.0));
-    }
 }

@@ -1,7 +1,7 @@
 //! How times lie about their median, in bands of about equally long ones. Pure.
 
 use super::fit::digits;
-use super::samples::median;
+use super::median::median;
 use crate::sim::curve::Curve;
 use crate::sim::spread::{Spread, SpreadBand};
 
