@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::launch::OF_PEER;
@@ -18,6 +18,8 @@ use crate::comm::secret::{Secret, Side};
 
 /// How often a worker says that it is still there.
 const HEARTBEAT: Duration = Duration::from_millis(200);
+/// How long a worker looks for its next order before it sleeps.
+const LOOK_OUT: Duration = Duration::from_micros(300);
 /// How long driver and peers may take to answer while meeting.
 const MEETING: Duration = Duration::from_secs(20);
 
@@ -74,6 +76,9 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
     let mut rank = Rank::load(setup, mesh)?;
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
+        if reader.buffer().is_empty() {
+            look_out(reader.get_ref());
+        }
         match read_frame(&mut reader, &mut buffer).context("wait for an order")? {
             Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
             Order::AllReduce { values, times } => {
@@ -82,6 +87,18 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }
+    }
+}
+
+/// Looks for the next order for a moment before this thread goes to sleep: waking it would take longer than forming a batch does.
+fn look_out(stream: &TcpStream) {
+    let end = monotonic_ns() + LOOK_OUT.as_nanos() as u64;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    while monotonic_ns() < end {
+        if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)) != Ok(0) {
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 
