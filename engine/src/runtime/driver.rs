@@ -9,6 +9,7 @@ use camino::Utf8Path;
 
 use super::health::Health;
 use super::launch::{LaunchError, Workers, io};
+use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
 use super::probe::Probed;
@@ -59,6 +60,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether this host has a core that no rank's thread needs.
+    fn leaves_a_core(&self) -> bool {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.parallel.ranks() as usize * self.threads < cores
+    }
+
     fn setup(&self, rank: usize, driver: SocketAddr, secret: &Secret, shared: Option<&Utf8Path>) -> Setup {
         Setup {
             seat: Seat { rank: rank as u32, threads: self.threads, cores: self.cores.get(rank).cloned() },
@@ -88,6 +95,7 @@ pub struct RuntimeExecutor {
     sequences: Sequences,
     in_flight: VecDeque<Flight>,
     health: Health,
+    lookout: Lookout,
     ended: Vec<SeqId>,
     produced: Vec<(SeqId, u32)>,
     logits: Option<Vec<f32>>,
@@ -134,6 +142,7 @@ impl RuntimeExecutor {
         let now = monotonic_ns();
         Ok(Self {
             health: Health::new(world, now),
+            lookout: Lookout::new(plan.leaves_a_core()),
             workers,
             parallel: plan.parallel,
             kv: plan.kv,
@@ -176,6 +185,7 @@ impl RuntimeExecutor {
         blocks: u32,
     ) -> Result<(), Loss> {
         let tokens = batch_tokens.min(max_model_len);
+        assert!(self.sequences.all_unknown(), "made-up batches take the slots of sequences");
         let steps = warm_up::steps(tokens, sequences, blocks, self.kv.block_size);
         for step in steps {
             let flight = self.dispatch(step)?;
@@ -206,6 +216,7 @@ impl RuntimeExecutor {
 
     /// Runs steps that nobody scheduled, up to `depth` at once; how each went.
     pub(super) fn run_steps(&mut self, steps: Vec<Step>, depth: u32) -> Result<Vec<Probed>, Loss> {
+        assert!(self.sequences.all_unknown(), "made-up batches take the slots of sequences");
         let kept = self.stays.replace(Vec::new());
         let mut waiting = steps.into_iter();
         let (mut submitted, mut heard) = (Vec::new(), Vec::new());
@@ -320,13 +331,12 @@ impl RuntimeExecutor {
     }
 
     fn dispatch(&mut self, mut step: Step) -> Result<Flight, Loss> {
-        let sampled = step.parts.iter().filter(|part| part.sample.is_some()).map(|part| part.seq).collect();
         let batch = step.batch;
         let submitted_ns = monotonic_ns();
         step.sent_ns = submitted_ns;
         self.workers.send(&frame(&Order::Step(step)))?;
         self.health.progressed(submitted_ns);
-        Ok(Flight { batch, submitted_ns, start_ns: None, sampled, tokens: None })
+        Ok(Flight { batch, submitted_ns, start_ns: None, sampled: Vec::new(), tokens: None })
     }
 
     fn front_is_done(&self) -> bool {
@@ -425,10 +435,10 @@ impl Executor for RuntimeExecutor {
             self.sequences.part(chunk, table, self.kv.block_size, &mut tokens)
         };
         let parts = batch.chunks.iter().map(part).collect();
-        let released = self.sequences.take_released();
         let logits = self.logits.is_some();
-        let flight =
-            self.dispatch(Step { batch: batch.id.0, sent_ns: 0, parts, tokens, released, logits })?;
+        let mut flight = self.dispatch(Step { batch: batch.id.0, sent_ns: 0, parts, tokens, logits })?;
+        let emits = |chunk: &&Chunk| chunk.emits_token;
+        flight.sampled.extend(batch.chunks.iter().filter(emits).map(|chunk| chunk.seq.0));
         self.in_flight.push_back(flight);
         Ok(())
     }
@@ -438,14 +448,18 @@ impl Executor for RuntimeExecutor {
             if self.front_is_done()
                 && let Some(flight) = self.in_flight.pop_front()
             {
+                self.lookout.took(monotonic_ns() - flight.submitted_ns);
                 return Ok(self.complete(flight));
             }
             let now = self.now();
             if now >= until || std::mem::take(&mut self.woken) {
                 return Ok(Event::TimeReached);
             }
-            let left = Duration::from_nanos(until.saturating_sub(now).0);
-            self.listen(left.min(TICK))?;
+            let left = Duration::from_nanos(until.saturating_sub(now).0).min(TICK);
+            let since = |flight: &Flight| monotonic_ns() - flight.submitted_ns;
+            let patience =
+                self.in_flight.front().map_or(left, |flight| self.lookout.patience(since(flight), left));
+            self.listen(patience)?;
         }
     }
 

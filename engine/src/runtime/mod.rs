@@ -19,6 +19,7 @@
 mod driver;
 mod health;
 mod launch;
+mod lookout;
 mod loss;
 mod meeting;
 mod offset;

@@ -8,9 +8,7 @@ use crate::model::KvSpec;
 use crate::model::sampler::Sampling;
 use crate::units::Nanos;
 
-/// Sequences of probes have numbers from here on, which no request has.
-const FIRST_SEQ: u32 = u32::MAX - (1 << 20);
-/// Their batches too.
+/// Batches of probes have numbers from here on, which no other has.
 const FIRST_BATCH: u32 = u32::MAX - (1 << 22);
 /// Token ids of made-up batches are multiples of this, modulo the vocabulary: they lie far apart.
 const TOKEN_STRIDE: u32 = 2_654_435_761;
@@ -82,7 +80,7 @@ fn step(number: u32, parts: &[ProbePart], plan: &ProbePlan, kv: KvSpec) -> Step 
         let blocks_new = (block..block + needed).map(|block| block % kv.blocks).collect();
         block += needed;
         Part {
-            seq: FIRST_SEQ + index as u32,
+            slot: index as u32,
             context: probe.context,
             tokens: probe.tokens,
             blocks_kept: 0,
@@ -97,7 +95,6 @@ fn step(number: u32, parts: &[ProbePart], plan: &ProbePlan, kv: KvSpec) -> Step 
         sent_ns: 0,
         parts: parts.iter().enumerate().map(&mut part).collect(),
         tokens: (0..tokens).map(id).collect(),
-        released: Vec::new(),
         logits: false,
     }
 }

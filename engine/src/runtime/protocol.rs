@@ -97,8 +97,6 @@ pub(super) struct Step {
     pub(super) parts: Vec<Part>,
     /// Token ids of all parts, in order.
     pub(super) tokens: Vec<u32>,
-    /// Sequences that are over or lost their blocks, before this step.
-    pub(super) released: Vec<u32>,
     /// Send the logits that were sampled from, too.
     pub(super) logits: bool,
 }
@@ -106,7 +104,8 @@ pub(super) struct Step {
 /// A chunk, with what a worker must know of its sequence.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Part {
-    pub(super) seq: u32,
+    /// Of the sequence among those that are live: which block table is meant.
+    pub(super) slot: u32,
     /// Tokens in the KV cache before it.
     pub(super) context: u32,
     /// Its tokens.

@@ -1,7 +1,5 @@
 //! What one rank does with a step: receive or embed, run its layers, send or sample. Knows no socket to the driver.
 
-use std::collections::HashMap;
-
 use anyhow::Context;
 use camino::Utf8Path;
 
@@ -23,8 +21,8 @@ pub(super) struct Rank {
     /// All connections; the groups are made of them.
     mesh: Mesh,
     hidden_size: usize,
-    /// Block tables of running sequences.
-    tables: HashMap<u32, Vec<u32>>,
+    /// Block tables of running sequences, by slot.
+    tables: Vec<Vec<u32>>,
     /// Hidden states `[tokens, hidden_size]` of the step under way.
     hidden: Vec<f32>,
     /// `[sampled rows, vocabulary]`.
@@ -72,7 +70,7 @@ impl Rank {
             groups: Groups::new(&mesh, seat.rank, *parallel),
             mesh,
             hidden_size: hidden_size as usize,
-            tables: HashMap::new(),
+            tables: Vec::new(),
             hidden: Vec::new(),
             logits: Vec::new(),
         })
@@ -101,9 +99,6 @@ impl Rank {
         mut say: impl FnMut(Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         self.mesh.begin_step(step.sent_ns);
-        for seq in &step.released {
-            self.tables.remove(seq);
-        }
         for part in &step.parts {
             self.update_table(part);
         }
@@ -168,7 +163,11 @@ impl Rank {
     }
 
     fn update_table(&mut self, part: &Part) {
-        let table = self.tables.entry(part.seq).or_default();
+        let slot = part.slot as usize;
+        if self.tables.len() <= slot {
+            self.tables.resize_with(slot + 1, Vec::new);
+        }
+        let table = &mut self.tables[slot];
         table.truncate(part.blocks_kept as usize);
         assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
         table.extend(&part.blocks_new);
@@ -203,13 +202,13 @@ fn check_memory(plan: &StagePlan, kv: KvSpec) -> anyhow::Result<()> {
 }
 
 /// Where each part's tokens stand and have their blocks.
-fn spans<'a>(parts: &[Part], tables: &'a HashMap<u32, Vec<u32>>) -> Vec<Span<'a>> {
+fn spans<'a>(parts: &[Part], tables: &'a [Vec<u32>]) -> Vec<Span<'a>> {
     let mut first_row = 0;
     let span = |part: &Part| {
         let tokens = part.tokens as usize;
         let row = first_row;
         first_row += tokens;
-        Span { first_row: row, tokens, context: part.context as usize, table: &tables[&part.seq] }
+        Span { first_row: row, tokens, context: part.context as usize, table: &tables[part.slot as usize] }
     };
     parts.iter().map(span).collect()
 }

@@ -1,7 +1,5 @@
 //! The tokens of every sequence, and which of its blocks the workers know. Turns the scheduler's chunks into what workers need.
 
-use std::collections::HashMap;
-
 use super::protocol::Part;
 use crate::model::sampler::Sampling;
 use crate::sched::batch::Chunk;
@@ -21,12 +19,17 @@ pub struct Prompt {
 }
 
 /// All sequences that were inserted and are not finished.
+///
+/// Each has a slot, by which the workers know its block table; a slot is free again when its sequence is over.
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
-    live: HashMap<u32, Sequence>,
-    /// Sequences whose blocks the workers may forget; told with the next step.
-    released: Vec<u32>,
+    slots: Vec<Option<Sequence>>,
+    free: Vec<u32>,
+    /// By number of the sequence; [`NO_SLOT`] where it is not live.
+    slot_of: Vec<u32>,
 }
+
+const NO_SLOT: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Sequence {
@@ -55,21 +58,34 @@ impl Sequences {
         assert!(!prompt.tokens.is_empty(), "expected at least one prompt token");
         let tokens = std::mem::take(&mut prompt.tokens);
         let sequence = Sequence { prompt_len: tokens.len(), tokens, prompt, blocks_known: 0 };
-        let previous = self.live.insert(seq, sequence);
-        assert!(previous.is_none(), "expected sequence {seq} once");
+        assert!(self.slot(seq).is_none(), "expected sequence {seq} once");
+        let slot = self.free.pop().unwrap_or(self.slots.len() as u32);
+        self.slots.resize_with(self.slots.len().max(slot as usize + 1), || None);
+        self.slots[slot as usize] = Some(sequence);
+        self.slot_of.resize(self.slot_of.len().max(seq as usize + 1), NO_SLOT);
+        self.slot_of[seq as usize] = slot;
+    }
+
+    /// Whether the workers know no block table.
+    pub(super) fn all_unknown(&self) -> bool {
+        self.slots.iter().flatten().all(|sequence| sequence.blocks_known == 0)
+    }
+
+    fn slot(&self, seq: u32) -> Option<u32> {
+        self.slot_of.get(seq as usize).copied().filter(|slot| *slot != NO_SLOT)
+    }
+
+    /// A live sequence and its slot.
+    fn live(&mut self, seq: u32) -> Option<(u32, &mut Sequence)> {
+        let slot = self.slot(seq)?;
+        self.slots[slot as usize].as_mut().map(|sequence| (slot, sequence))
     }
 
     /// Its blocks were taken from it.
     pub(super) fn preempted(&mut self, seq: u32) {
-        if let Some(sequence) = self.live.get_mut(&seq) {
+        if let Some((_, sequence)) = self.live(seq) {
             sequence.blocks_known = 0;
-            self.released.push(seq);
         }
-    }
-
-    /// Sequences to forget, since the last call.
-    pub(super) fn take_released(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.released)
     }
 
     /// What the workers need to run `chunk`, whose sequence has the blocks of `table`; its token ids go to `tokens`.
@@ -80,8 +96,7 @@ impl Sequences {
         block_size: u32,
         tokens: &mut Vec<u32>,
     ) -> Part {
-        let sequence =
-            self.live.get_mut(&chunk.seq.0).expect("a scheduled sequence was inserted and is live");
+        let (slot, sequence) = self.live(chunk.seq.0).expect("a scheduled sequence was inserted and is live");
         let (first, last) = (chunk.context as usize, (chunk.context + chunk.tokens) as usize);
         tokens.extend(&sequence.tokens[first..last]);
         let kept = sequence.blocks_known;
@@ -89,7 +104,7 @@ impl Sequences {
         sequence.blocks_known = needed;
         let output = (sequence.tokens.len() - sequence.prompt_len) as u32;
         Part {
-            seq: chunk.seq.0,
+            slot,
             context: chunk.context,
             tokens: chunk.tokens,
             blocks_kept: kept,
@@ -100,14 +115,16 @@ impl Sequences {
 
     /// Nobody wants a sequence any more, and it is in no batch under way. It may have finished.
     pub(super) fn remove(&mut self, seq: u32) {
-        if self.live.remove(&seq).is_some() {
-            self.released.push(seq);
+        if let Some(slot) = self.slot(seq) {
+            self.slot_of[seq as usize] = NO_SLOT;
+            self.slots[slot as usize] = None;
+            self.free.push(slot);
         }
     }
 
     /// A sequence produced a token.
     pub(super) fn push(&mut self, seq: u32, token: u32) -> After {
-        let sequence = self.live.get_mut(&seq).expect("a sequence in flight is live");
+        let (_, sequence) = self.live(seq).expect("a sequence in flight is live");
         sequence.tokens.push(token);
         let output = sequence.tokens.len() - sequence.prompt_len;
         let after = match () {
@@ -116,8 +133,7 @@ impl Sequences {
             () => After::Going,
         };
         if after != After::Going {
-            self.live.remove(&seq);
-            self.released.push(seq);
+            self.remove(seq);
         }
         after
     }

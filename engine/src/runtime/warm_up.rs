@@ -3,9 +3,7 @@
 use super::protocol::{Part, Step};
 use crate::model::sampler::Sampling;
 
-/// Sequences of warm-up batches have numbers from here on, which no request has.
-const FIRST_SEQ: u32 = u32::MAX - (1 << 20);
-/// Their batches too.
+/// Warm-up batches have numbers from here on, which no other has.
 const FIRST_BATCH: u32 = u32::MAX - 16;
 /// Each kind of batch runs this often: the first time touches memory, the second fills caches.
 const ROUNDS: u32 = 2;
@@ -24,24 +22,17 @@ fn prompt(number: u32, tokens: u32, block_size: u32) -> Step {
 }
 
 fn decodes(number: u32, sequences: u32, blocks: u32) -> Step {
-    let parts = (0..sequences.max(1)).map(|seq| part(seq, 1, vec![seq % blocks.max(1)])).collect();
+    let parts = (0..sequences.max(1)).map(|slot| part(slot, 1, vec![slot % blocks.max(1)])).collect();
     step(number, parts, sequences.max(1))
 }
 
-fn part(seq: u32, tokens: u32, blocks_new: Vec<u32>) -> Part {
+fn part(slot: u32, tokens: u32, blocks_new: Vec<u32>) -> Part {
     let sample = Some((Sampling::greedy(), 0));
-    Part { seq: FIRST_SEQ + seq, context: 0, tokens, blocks_kept: 0, blocks_new, sample }
+    Part { slot, context: 0, tokens, blocks_kept: 0, blocks_new, sample }
 }
 
 fn step(number: u32, parts: Vec<Part>, tokens: u32) -> Step {
-    Step {
-        batch: FIRST_BATCH + number,
-        sent_ns: 0,
-        parts,
-        tokens: vec![0; tokens as usize],
-        released: Vec::new(),
-        logits: false,
-    }
+    Step { batch: FIRST_BATCH + number, sent_ns: 0, parts, tokens: vec![0; tokens as usize], logits: false }
 }
 
 #[cfg(test)]
