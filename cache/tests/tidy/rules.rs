@@ -73,11 +73,12 @@ const UNSAFE_ALLOWED: [&str; 17] = [
 ];
 
 /// Crate's folder -> crates of ours it may depend on.
-const DEPENDENCIES: [(&str, &[&str]); 5] = [
+const DEPENDENCIES: [(&str, &[&str]); 6] = [
     ("cache", &[]),
     ("planner", &["chariot-cache"]),
     ("engine", &[]),
     ("engine/cuda-double", &[]),
+    ("engine/ptx", &[]),
     ("results", &[]),
 ];
 
