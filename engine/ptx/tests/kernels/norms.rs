@@ -1,0 +1,57 @@
+//! Norms, with and without a residual.
+
+use chariot_ptx::Argument::{self, Buffer, F32, I32, Null};
+use chariot_ptx::LaunchError;
+
+use crate::card::{Card, in_both, wide};
+use crate::nvrtc::NORM;
+
+in_both!(NORM, layer_norm, rms_norm);
+
+const ROWS: usize = 3;
+const WIDTH: usize = 101;
+const EPS: f32 = 1e-5;
+
+fn layer_norm(mut card: Card) {
+    for has_residual in [false, true] {
+        norm(&mut card, true, has_residual).unwrap();
+    }
+}
+
+fn rms_norm(mut card: Card) {
+    for has_residual in [false, true] {
+        norm(&mut card, false, has_residual).unwrap();
+    }
+}
+
+/// Launches on blocks of two warps, and checks x and y.
+pub(crate) fn norm(card: &mut Card, is_layer_norm: bool, has_residual: bool) -> Result<(), LaunchError> {
+    let noise = |seed, count| card.element.noise(seed, count);
+    let (x, residual, weight, bias) =
+        (noise(1, ROWS * WIDTH), noise(2, ROWS * WIDTH), noise(3, WIDTH), noise(4, WIDTH));
+    let sum = |(x, residual): (&f32, &f32)| {
+        if has_residual { card.element.round(x + residual) } else { *x }
+    };
+    let sums: Vec<f32> = x.iter().zip(&residual).map(sum).collect();
+    let [x_there, residual, weight_there, bias_there] =
+        [&x, &residual, &weight, &bias].map(|values| Buffer(card.put(values)));
+    let (y, x_buffer) = (card.room(ROWS * WIDTH), x_there);
+    let residual = if has_residual { residual } else { Null };
+    let mut arguments: Vec<Argument> = vec![Buffer(y), x_buffer, residual, weight_there];
+    arguments.extend(is_layer_norm.then_some(bias_there));
+    arguments.extend([F32(EPS), I32(WIDTH as i32)]);
+    let kernel = if is_layer_norm { "layer_norm" } else { "rms_norm" };
+    card.try_run(kernel, [ROWS as u32, 1, 1], 64, &arguments)?;
+    let Buffer(x_there) = x_there else { unreachable!("made above") };
+    assert_eq!(card.take(x_there), sums);
+    let mut expected = Vec::new();
+    for row in wide(&sums).chunks(WIDTH) {
+        let mean = if is_layer_norm { row.iter().sum::<f64>() / WIDTH as f64 } else { 0.0 };
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / WIDTH as f64;
+        let scale = (variance + f64::from(EPS)).sqrt();
+        let bias = |i: usize| if is_layer_norm { f64::from(bias[i]) } else { 0.0 };
+        expected.extend((0..WIDTH).map(|i| (row[i] - mean) / scale * f64::from(weight[i]) + bias(i)));
+    }
+    card.near(y, &expected, 1.0);
+    Ok(())
+}
