@@ -7,7 +7,7 @@ use crate::memory::{Buffer, Memory, SharedMemory};
 use crate::module::{Kernel, Module};
 
 /// Instructions after which a launch counts as endless.
-const STEPS_MAX: u64 = 500_000_000;
+const STEPS_MAX: u64 = 50_000_000;
 
 /// An argument of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq)]
