@@ -21,7 +21,7 @@ fn erf(x: f64) -> f64 {
 
 fn gelu(mut card: Card) {
     let mut x: Vec<f32> = card.element.noise(1, 203).iter().map(|x| 4.0 * x).collect();
-    x.extend([0.0, -0.0, 100.0, -100.0]);
+    x.extend([0.0, -0.0, 100.0, -100.0, f32::NAN]);
     let there = card.put(&x);
     card.run("gelu", [4, 1, 1], 64, &[Buffer(there), I64(x.len() as i64)]);
     let exact = |x: f64| {
@@ -36,7 +36,7 @@ fn silu_mul(mut card: Card) {
     let count = rows * f;
     let mut gate_up: Vec<f32> = card.element.noise(2, 2 * count).iter().map(|x| 4.0 * x).collect();
     // exp(-x) overflows, and vanishes.
-    (gate_up[0], gate_up[1]) = (-128.0, 128.0);
+    (gate_up[0], gate_up[1], gate_up[2]) = (-128.0, 128.0, f32::NAN);
     let (there, out) = (card.put(&gate_up), card.room(count));
     card.run("silu_mul", [2, 1, 1], 64, &[Buffer(out), Buffer(there), I32(f as i32), I64(count as i64)]);
     let silu = |x: f64| x / (1.0 + (-x).exp());
@@ -48,11 +48,14 @@ fn silu_mul(mut card: Card) {
 }
 
 fn add(mut card: Card) {
-    let (x, y) = (card.element.noise(3, 75), card.element.noise(4, 75));
+    let (mut x, y) = (card.element.noise(3, 75), card.element.noise(4, 75));
+    x[74] = f32::NAN;
     let [sum, y_there] = [&x, &y].map(|values| card.put(values));
     card.run("add", [2, 1, 1], 64, &[Buffer(sum), Buffer(y_there), I64(75)]);
     let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| card.element.round(x + y)).collect();
-    assert_eq!(card.take(sum), expected);
+    let found = card.take(sum);
+    assert_eq!(found[..74], expected[..74]);
+    assert!(found[74].is_nan());
 }
 
 fn casts(mut card: Card) {

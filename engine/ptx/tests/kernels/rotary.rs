@@ -23,19 +23,15 @@ fn slot(table: &[u32], position: usize, head: usize) -> usize {
 }
 
 fn rotate_store(mut card: Card) {
-    let qkv = card.element.noise(1, 3 * WIDTH);
+    let mut qkv = card.element.noise(1, 3 * WIDTH);
+    // In a query's lower and a key's upper half.
+    (qkv[3], qkv[2 * QUERY * DIM - 1]) = (f32::NAN, f32::NAN);
     let (cosines, sines) = (Element::F32.noise(2, 9 * HALF), Element::F32.noise(3, 9 * HALF));
     // Two tokens of one sequence, the later first, and one of another.
     let (positions, seqs, tables) = ([8_u32, 1, 7], [1_u32, 0, 1], [0_u32, 3, 2, 6, 1, 5]);
     let unwritten = vec![9.0_f32; BLOCKS * BLOCK * KV * DIM];
-    let [there, keys, values] = [&qkv, &unwritten, &unwritten].map(|v| card.put(v));
     let [cosines_there, sines_there] = [&cosines, &sines].map(|v| card.memory.put(v));
     let indices = [&positions[..], &seqs, &tables].map(|v| Buffer(card.memory.put(v)));
-    let mut arguments = [there, keys, values, cosines_there, sines_there].map(Buffer).to_vec();
-    arguments.extend(indices);
-    arguments.push(I32(3));
-    arguments.extend(SHAPE);
-    card.run("rotate_store", [3, 1, 1], 64, &arguments);
     let (mut turned, mut stored) = (wide(&qkv), [wide(&unwritten), wide(&unwritten)]);
     for row in 0..3 {
         let (position, table) = (positions[row] as usize, &tables[3 * seqs[row] as usize..]);
@@ -55,13 +51,22 @@ fn rotate_store(mut card: Card) {
             }
         }
     }
-    card.near(there, &turned, 1.0);
-    card.near(keys, &stored[0], 1.0);
-    card.near(values, &stored[1], 1.0);
-    // The cache has the turned keys' bits, rounded once.
-    let (qkv, keys) = (card.take(there), card.take(keys));
-    let to = slot(&tables, 1, 2);
-    assert_eq!(keys[to..to + DIM], qkv[WIDTH + (QUERY + 2) * DIM..][..DIM]);
+    // Of a block: fewer than pairs, and more than pairs and values.
+    for threads in [64, 160] {
+        let [there, keys, values] = [&qkv, &unwritten, &unwritten].map(|v| card.put(v));
+        let mut arguments = [there, keys, values, cosines_there, sines_there].map(Buffer).to_vec();
+        arguments.extend(indices);
+        arguments.push(I32(3));
+        arguments.extend(SHAPE);
+        card.run("rotate_store", [3, 1, 1], threads, &arguments);
+        card.near(there, &turned, 1.0);
+        card.near(keys, &stored[0], 1.0);
+        card.near(values, &stored[1], 1.0);
+        // The cache has the turned keys' bits, rounded once.
+        let (qkv, keys) = (card.take(there), card.take(keys));
+        let to = slot(&tables, 1, 2);
+        assert_eq!(keys[to..to + DIM], qkv[WIDTH + (QUERY + 2) * DIM..][..DIM]);
+    }
 }
 
 fn gather_kv(mut card: Card) {
@@ -69,19 +74,17 @@ fn gather_kv(mut card: Card) {
     let (keys, values, tokens) = (card.element.noise(4, count), card.element.noise(5, count), 8);
     let table = [6_u32, 0, 3];
     let pool = [&keys, &values].map(|v| card.put(v));
-    let out = [0, 1].map(|_| card.room(KV * tokens * DIM));
     let table_there = Buffer(card.memory.put(&table));
-    let mut arguments = [out, pool].concat().into_iter().map(Buffer).collect::<Vec<_>>();
-    arguments.push(table_there);
-    arguments.extend([SHAPE[0], SHAPE[2], SHAPE[3]]);
-    card.run("gather_kv", [tokens as u32, KV as u32, 1], 32, &arguments);
-    for (pool, out) in [keys, values].iter().zip(out) {
-        let mut expected = Vec::new();
-        for head in 0..KV {
-            (0..tokens).for_each(|position| {
-                expected.extend_from_slice(&pool[slot(&table, position, head)..][..DIM]);
-            });
+    for threads in [32, 64] {
+        let out = [0, 1].map(|_| card.room(KV * tokens * DIM));
+        let mut arguments = [out, pool].concat().into_iter().map(Buffer).collect::<Vec<_>>();
+        arguments.push(table_there);
+        arguments.extend([SHAPE[0], SHAPE[2], SHAPE[3]]);
+        card.run("gather_kv", [tokens as u32, KV as u32, 1], threads, &arguments);
+        for (pool, out) in [&keys, &values].into_iter().zip(out) {
+            let places = (0..KV).flat_map(|head| (0..tokens).map(move |position| (head, position)));
+            let row = |(head, position)| &pool[slot(&table, position, head)..][..DIM];
+            assert_eq!(card.take(out), places.map(row).collect::<Vec<_>>().concat());
         }
-        assert_eq!(card.take(out), expected);
     }
 }

@@ -9,27 +9,30 @@ use crate::nvrtc::SAMPLING;
 in_both!(SAMPLING, argmax);
 
 fn argmax(mut card: Card) {
-    largest_logits(&mut card).unwrap();
+    // One warp, and so many that they are compared four at a time with a rest.
+    for threads in [32, 96, 224, 320] {
+        largest_logits(&mut card, threads).unwrap();
+    }
     no_logit_above_minus_infinity(&mut card);
 }
 
-/// On blocks of three warps.
-pub(crate) fn largest_logits(card: &mut Card) -> Result<(), LaunchError> {
-    let vocab = 131;
-    let mut logits = Element::F32.noise(1, 4 * vocab);
-    // Two that are equal: the first counts, whichever thread has it.
-    (logits[vocab + 97], logits[vocab + 33]) = (2.0, 2.0);
-    logits[2 * vocab] = 3.0;
-    logits[4 * vocab - 1] = 3.0;
+/// Rows of few different logits, so that equal ones stand in all threads: the first counts, whichever thread has it.
+pub(crate) fn largest_logits(card: &mut Card, threads: u32) -> Result<(), LaunchError> {
+    let (rows, vocab) = (40, 531);
+    let mut logits: Vec<f32> =
+        Element::F32.noise(1, rows * vocab).iter().map(|x| (x * 30.0).round()).collect();
+    // In some rows one is the largest, wherever it stands.
+    for row in 0..rows / 2 {
+        logits[row * vocab + row * 277 % vocab] = 31.0;
+    }
     let there = card.memory.put(&logits);
-    let [tokens, largest] = [0, 1].map(|_| card.memory.room(4 * 4));
+    let [tokens, largest] = [0, 1].map(|_| card.memory.room(4 * rows));
     let arguments = [Buffer(tokens), Buffer(largest), Buffer(there), U32(1000), I32(vocab as i32)];
-    card.try_run("argmax", [4, 1, 1], 96, &arguments)?;
-    let row = &logits[..vocab];
-    let most = row.iter().copied().fold(f32::MIN, f32::max);
-    let index = row.iter().position(|&logit| logit == most).unwrap() as u32;
-    assert_eq!(card.memory.take::<u32>(tokens).unwrap(), [1000 + index, 1033, 1000, 1130]);
-    assert_eq!(card.memory.take::<f32>(largest).unwrap(), [most, 2.0, 3.0, 3.0]);
+    card.try_run("argmax", [rows as u32, 1, 1], threads, &arguments)?;
+    let most = |row: &[f32]| row.iter().copied().fold(f32::MIN, f32::max);
+    let first = |row: &[f32]| 1000 + row.iter().position(|&logit| logit == most(row)).unwrap() as u32;
+    assert_eq!(card.memory.take::<u32>(tokens).unwrap(), logits.chunks(vocab).map(first).collect::<Vec<_>>());
+    assert_eq!(card.memory.take::<f32>(largest).unwrap(), logits.chunks(vocab).map(most).collect::<Vec<_>>());
     Ok(())
 }
 
