@@ -150,6 +150,11 @@ fn memory(words: &[&str]) -> Option<Operation> {
     match words {
         ["cvta", "to", name @ ("global" | "shared"), "u64"] => return Some(Operation::ToSpace(space(name)?)),
         ["cvta", name @ ("global" | "shared"), "u64"] => return Some(Operation::ToGeneric(space(name)?)),
+        ["cp", "async", "ca", "shared", "global"] => return Some(Operation::Copy(&[4, 8, 16])),
+        ["cp", "async", "cg", "shared", "global"] => return Some(Operation::Copy(&[16])),
+        ["cp", "async", "commit_group"] => return Some(Operation::CommitCopies),
+        ["cp", "async", "wait_group"] => return Some(Operation::WaitForCopies),
+        ["cp", "async", "wait_all"] => return Some(Operation::WaitForAllCopies),
         _ => {}
     }
     let [name @ ("ld" | "st"), words @ .., ty] = words else { return None };

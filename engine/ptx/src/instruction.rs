@@ -171,6 +171,12 @@ pub(crate) enum Operation {
         ty: Type,
         count: usize,
     },
+    /// Asynchronous, from global to shared, of one of these numbers of bytes.
+    Copy(&'static [u64]),
+    CommitCopies,
+    /// Until at most so many groups are left.
+    WaitForCopies,
+    WaitForAllCopies,
     /// To a space from generic.
     ToSpace(Space),
     /// To generic from a space.
@@ -206,6 +212,10 @@ pub(crate) enum Slot {
     /// A register, and a predicate that may be absent.
     Pair(u32),
     Address,
+    /// A number of the list.
+    Number(&'static [u64]),
+    /// May be absent, if it is the last.
+    LastSource(u32),
     Label,
 }
 
@@ -218,8 +228,8 @@ impl Operation {
     /// Its operands, in order.
     pub(crate) fn slots(self) -> Vec<Slot> {
         use Slot::{
-            Address, Label, PackedSource, PackedTarget, Pair, Source, Sources, Target, Targets, WideSource,
-            WideTarget,
+            Address, Label, LastSource, Number, PackedSource, PackedTarget, Pair, Source, Sources, Target,
+            Targets, WideSource, WideTarget,
         };
         match self {
             Self::Integer(function, ty) => integer_slots(function, ty.bits),
@@ -242,6 +252,9 @@ impl Operation {
             },
             Self::Load { ty, count, .. } => vec![Targets(count, ty.bits), Address],
             Self::Store { ty, count, .. } => vec![Address, Sources(count, ty.bits)],
+            Self::Copy(sizes) => vec![Address, Address, Number(sizes), LastSource(32)],
+            Self::CommitCopies | Self::WaitForAllCopies => Vec::new(),
+            Self::WaitForCopies => vec![Source(32)],
             Self::ToSpace(_) | Self::ToGeneric(_) => vec![Target(64), Source(64)],
             Self::Branch => vec![Label],
             Self::Return => Vec::new(),

@@ -1,7 +1,7 @@
 //! Launches: blocks one after another, a block's threads each until it ends or must meet others. Knows no instruction's effect.
 
 use crate::error::{Fault, LaunchError};
-use crate::execute::{Block, Flow, Thread, WARP, together};
+use crate::execute::{Block, Copies, Flow, Thread, WARP, together};
 use crate::instruction::{Instruction, Operand, Operation};
 use crate::memory::{Buffer, Memory, SharedMemory};
 use crate::module::{Kernel, Module};
@@ -134,6 +134,7 @@ impl<'a> Run<'a> {
             at: 0,
             registers: vec![None; kernel.registers.len()],
             warp_epoch: 0,
+            copies: Copies::default(),
         };
         let threads = (0..count).map(thread).collect();
         Self { kernel, block, threads, states: vec![State::Ready; count as usize], steps }

@@ -156,6 +156,14 @@ impl Region {
         Ok(u64::from_le_bytes(value))
     }
 
+    /// Makes bytes unwritten, which counts as a write.
+    pub(crate) fn clear(&mut self, offset: i64, size: usize, by: Access) -> Result<(), Fault> {
+        self.check(offset, size)?;
+        (offset..).take(size).try_for_each(|at| self.store(at, 1, 0, by))?;
+        self.written[offset as usize..offset as usize + size].fill(false);
+        Ok(())
+    }
+
     /// At most 8 bytes, the lowest of `value`.
     pub(crate) fn store(&mut self, offset: i64, size: usize, value: u64, by: Access) -> Result<(), Fault> {
         self.check(offset, size)?;

@@ -229,6 +229,9 @@ impl<'a> Parser<'a> {
         let slots = operation.slots();
         let mut operands = Vec::new();
         for (index, slot) in slots.iter().enumerate() {
+            if matches!(slot, Slot::LastSource(_)) && self.peek() == ";" {
+                break;
+            }
             if index > 0 {
                 self.expect(",")?;
             }
@@ -385,7 +388,7 @@ impl Body<'_> {
             (Slot::Target(bits) | Slot::PackedTarget(bits), _) => {
                 self.is_register(operand, |found| found == bits)
             }
-            (Slot::Source(bits) | Slot::PackedSource(bits), _) => {
+            (Slot::Source(bits) | Slot::PackedSource(bits) | Slot::LastSource(bits), _) => {
                 self.is_source(operand, |found| found == bits)
             }
             (Slot::Pair(bits), Operand::Pair(register, predicate)) => {
@@ -396,6 +399,7 @@ impl Body<'_> {
             (Slot::Address, Operand::Address(base, _)) => {
                 base.is_none_or(|base| self.kernel.registers[base].bits >= 32)
             }
+            (Slot::Number(allowed), Operand::Immediate(value)) => allowed.contains(value),
             (Slot::Label, Operand::Label(_)) => true,
             _ => false,
         }

@@ -303,6 +303,10 @@ fn what_is_not_understood_is_named() {
         ("st.global.u64 [%rd1], %r1;", "`st.global.u64`, operand 1: expected Sources(1, 64), found `%r1`"),
         ("ld.global.u32 %r1, %rd1;", "`ld.global.u32`, operand 1: expected Address, found `%rd1`"),
         ("add.s32 %r1, %r1;", "expected `,`, found `;`"),
+        (
+            "cp.async.cg.shared.global [room], [%rd1], 8;",
+            "`cp.async.cg.shared.global`, operand 2: expected Number([16]), found `8`",
+        ),
         ("$a: $a:", "`$a` stands here a second time"),
     ];
     for (body, mistake) in cases {
@@ -312,6 +316,43 @@ fn what_is_not_understood_is_named() {
     let error = parse(".version 8.8\n.global .b8 table[4];").unwrap_err();
     assert_eq!(error.to_string(), "line 2: unknown directive `.global`");
     assert!(parse(kernel("").trim_end_matches('}')).is_err(), "a body without an end");
+}
+
+#[test]
+fn copies_come_when_they_are_waited_for() {
+    // Each thread copies its 16 bytes, the first of two groups, and reads the other thread's word.
+    let body = |wait: &str| {
+        format!(
+            "mul.wide.u32 %rd4, %r1, 12;
+            add.s64 %rd1, %rd1, %rd4;
+            mov.u32 %r2, room;
+            shl.b32 %r3, %r1, 4;
+            add.s32 %r3, %r3, %r2;
+            cp.async.cg.shared.global [%r3], [%rd1], 16, 8;
+            cp.async.commit_group;
+            cp.async.ca.shared.global [%r3+32], [%rd1], 4;
+            cp.async.commit_group;
+            {wait}
+            xor.b32 %r3, %r3, 16;
+            ld.shared.v4.u32 {{%r4, %r5, %r6, %r7}}, [%r3];
+            add.s32 %r4, %r4, %r5;
+            or.b32 %r6, %r6, %r7;
+            add.s32 %r4, %r4, %r6;
+            st.global.u32 [%rd2], %r4;"
+        )
+    };
+    let input = [1, 2, 77, 77, 30, 40, 77, 77];
+    assert_eq!(run(&body("cp.async.wait_group 1; bar.sync 0;"), &input, 2), Ok(vec![70, 3]));
+    assert_eq!(run(&body("cp.async.wait_all; bar.sync 0;"), &input, 2), Ok(vec![70, 3]));
+    let unwritten = |offset| Err(Fault::Unwritten { region: "room".to_owned(), offset });
+    assert_eq!(run(&body("cp.async.wait_group 2; bar.sync 0;"), &input, 2), unwritten(16));
+    let race = Fault::Race { region: "room".to_owned(), offset: 0, thread: 0, block: 0, did: "wrote it" };
+    assert_eq!(run(&body("bar.sync 0; cp.async.wait_group 0;"), &input, 2), unwritten(16));
+    let late = body("setp.eq.s32 %p1, %r1, 0; bar.sync 0; cp.async.wait_all; @%p1 bra $end;").replace(
+        "st.global.u32 [%rd2], %r4;",
+        "st.global.u32 [%rd2], %r4; ret; $end: st.global.u32 [%rd2], %r1;",
+    );
+    assert_eq!(run(&late, &input, 2), Err(race));
 }
 
 const MULTIPLY: &str = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32";

@@ -1,6 +1,7 @@
 //! One instruction of one thread, or of one warp. Knows no other threads and not who runs when.
 
 mod convert;
+mod copy;
 mod float;
 mod integer;
 mod space;
@@ -14,6 +15,7 @@ use crate::memory::{Memory, SharedMemory};
 use crate::module::Register;
 use crate::race::Access;
 
+pub(crate) use copy::Copies;
 pub(crate) use warp::together;
 
 pub(crate) const WARP: u32 = 32;
@@ -29,6 +31,7 @@ pub(crate) struct Thread {
     pub(crate) registers: Vec<Option<u64>>,
     /// Barriers of its warp so far.
     pub(crate) warp_epoch: u32,
+    pub(crate) copies: Copies,
 }
 
 /// What threads of a block share.
@@ -151,6 +154,23 @@ impl Block<'_> {
             }
             Operation::Store { space, ty, count } => {
                 self.store(thread, space, ty, count, operands)?;
+                return Ok(Flow::Next);
+            }
+            Operation::Copy(_) => {
+                self.copy(thread, operands)?;
+                return Ok(Flow::Next);
+            }
+            Operation::CommitCopies => {
+                thread.copies.commit();
+                return Ok(Flow::Next);
+            }
+            Operation::WaitForCopies => {
+                let left = self.read(thread, &operands[0])? as usize;
+                self.wait_for_copies(thread, Some(left))?;
+                return Ok(Flow::Next);
+            }
+            Operation::WaitForAllCopies => {
+                self.wait_for_copies(thread, None)?;
                 return Ok(Flow::Next);
             }
             Operation::ToSpace(to) => space::to_space(to, self.read(thread, &operands[1])?)?,

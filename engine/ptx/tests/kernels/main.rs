@@ -12,3 +12,4 @@ mod nvrtc;
 mod rotary;
 mod rows;
 mod sampling;
+mod tiles;
