@@ -63,15 +63,11 @@ impl Module {
         memory.forget_accesses();
         let mut steps = 0;
         for number in 0..count(shape.blocks) as u32 {
-            let variable = |variable: &'_ crate::module::Variable| {
-                (variable.start, variable.bytes.unwrap_or(shape.shared_bytes))
-            };
-            let named = kernel.shared.iter().map(|one| (one.name.as_str(), variable(one)));
             let block = Block {
                 registers: &kernel.registers,
                 parameters: &parameters,
                 global: memory,
-                shared: SharedMemory::new(named.map(|(name, (start, bytes))| (name, start, bytes))),
+                shared: SharedMemory::new(kernel.shared.iter().map(|one| one.place(shape.shared_bytes))),
                 number,
                 place: place(number, shape.blocks),
                 blocks: shape.blocks,
@@ -255,10 +251,9 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let instruction = &self.kernel.instructions[at];
-        let (start, warp) = (lanes.start, &mut self.threads[lanes]);
+        let warp = &mut self.threads[lanes];
         let of_mask = |thread: &&mut Thread| mask >> (thread.number % WARP) & 1 == 1;
         let mut threads: Vec<&mut Thread> = warp.iter_mut().filter(of_mask).collect();
-        debug_assert_eq!(threads[0].number as usize / WARP as usize, start / WARP as usize);
         let done = together(&mut self.block, &mut threads, instruction);
         done.map_err(|(place, fault)| self.fault(members[place], fault))?;
         for member in members {

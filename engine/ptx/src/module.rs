@@ -36,6 +36,13 @@ pub(crate) struct Variable {
     pub(crate) bytes: Option<usize>,
 }
 
+impl Variable {
+    /// Name, address and bytes, where one of no size of its own gets `dynamic_bytes`.
+    pub(crate) fn place(&self, dynamic_bytes: usize) -> (&str, u64, usize) {
+        (&self.name, self.start, self.bytes.unwrap_or(dynamic_bytes))
+    }
+}
+
 impl Module {
     /// Names of the kernels, in order.
     pub fn kernels(&self) -> impl Iterator<Item = &str> {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use chariot_ptx::{Argument, Fault, LaunchError, Memory, ParseError, Shape, parse};
-use half::bf16;
+use half::{bf16, f16};
 
 /// A kernel `k(in, out)` of this body, where %r1 is the thread, %rd1 and %rd2 are the addresses of its word of `in` and `out`.
 fn kernel(body: &str) -> String {
@@ -355,18 +355,13 @@ fn copies_come_when_they_are_waited_for() {
     assert_eq!(run(&late, &input, 2), Err(race));
 }
 
-const MULTIPLY: &str = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32";
-
 /// D[16, 8] = A[16, 16] B[16, 8] + C, by one mma: rows' pairs come from memory as PTX's tables of fragments say.
-#[test]
-fn tiles_multiply() {
-    let value = |i: u32| f32::from(bf16::from_f32(((i * 7919 + 13) % 31) as f32 / 8.0 - 1.5));
+fn tiles_multiply(dtype: &str, bits: fn(f32) -> u16) {
+    let value = |i: u32| ((i * 7919 + 13) % 31) as f32 / 8.0 - 1.5;
     let a: Vec<f32> = (0..256).map(value).collect();
     let b: Vec<f32> = (0..128).map(|i| value(i + 1000)).collect();
     let c: Vec<f32> = (0..128).map(|i| value(i + 2000)).collect();
-    let pair = |low: f32, high: f32| {
-        u32::from(bf16::from_f32(high).to_bits()) << 16 | u32::from(bf16::from_f32(low).to_bits())
-    };
+    let pair = |low: f32, high: f32| u32::from(bits(high)) << 16 | u32::from(bits(low));
     // Ten words a lane: four of A, two of B, four of C. PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type".
     let places = |lane: usize| {
         let (group, low) = (lane >> 2, lane % 4 * 2);
@@ -388,7 +383,7 @@ fn tiles_multiply() {
         let body = format!(
             "mul.wide.u32 %rd4, %r1, 36;
             add.s64 %rd1, %rd1, %rd4;
-            {loads}{MULTIPLY} {{%f1, %f2, %f3, %f4}}, {{%r10, %r11, %r12, %r13}}, {{%r14, %r15}}, {{%r16, %r17, %r18, %r19}};
+            {loads}mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 {{%f1, %f2, %f3, %f4}}, {{%r10, %r11, %r12, %r13}}, {{%r14, %r15}}, {{%r16, %r17, %r18, %r19}};
             st.global.f32 [%rd2], %f{};",
             wanted + 1
         );
@@ -399,6 +394,12 @@ fn tiles_multiply() {
             assert_eq!(f32::from_bits(bits), product + c[row * 8 + column], "{row}, {column}");
         }
     }
+}
+
+#[test]
+fn tiles_of_both_dtypes_multiply() {
+    tiles_multiply("bf16", |value| bf16::from_f32(value).to_bits());
+    tiles_multiply("f16", |value| f16::from_f32(value).to_bits());
 }
 
 /// Four 8 x 8 tiles of numbers, a row of tile t being 16 bytes: lane l gets what `ldmatrix` says.

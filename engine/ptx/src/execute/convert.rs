@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::instruction::{Conversion, Half};
+use crate::instruction::{Conversion, Half, Kind};
 
 /// To bits; the target register cuts what is too long, of a negative number too.
 pub(super) fn convert(conversion: Conversion, sources: [u64; 2]) -> u64 {
@@ -14,7 +14,7 @@ pub(super) fn convert(conversion: Conversion, sources: [u64; 2]) -> u64 {
         // `as` ends at i128's limits, and NaN is 0.
         Conversion::ToInteger(to) => {
             let [least, most] = match to.kind {
-                crate::instruction::Kind::Signed => [-(1 << (to.bits - 1)), (1 << (to.bits - 1)) - 1],
+                Kind::Signed => [-(1 << (to.bits - 1)), (1 << (to.bits - 1)) - 1],
                 _ => [0, (1 << to.bits) - 1],
             };
             (float as i128).clamp(least, most) as u64
