@@ -77,7 +77,7 @@ fn main() {
 fn row(cpu: &Cpu, isa: Isa, weight: &Linear, values: &[f32], m: usize, bandwidth: f64) {
     let x: Vec<f32> = (0..m * COLUMNS).map(|i| (i % 17) as f32 / 17.0).collect();
     let mut y = Activations::default();
-    y.resize(m * ROWS);
+    y.reshape(m, ROWS);
     let (mut fast, mut naive) = (Vec::new(), Vec::new());
     cpu.linear(weight, &x, &mut y);
     for round in 0..ROUNDS {

@@ -7,7 +7,8 @@ mod ranks;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chariot_engine::backend::cpu::{Cpu, Span};
+use chariot_engine::backend::cpu::{Activations, Cpu};
+use chariot_engine::backend::{Backend, Span};
 use chariot_engine::comm::Alone;
 use chariot_engine::model::{Dummy, KvSpec, ModelConfig, Stage};
 use chariot_engine::shape::{Family, ModelShape};
@@ -60,18 +61,21 @@ fn config(family: Family) -> ModelConfig {
 }
 
 /// Embeds, runs the layers and the head for a chunk of one sequence and a token of each other.
-fn step(cpu: &Cpu, stage: &mut Stage, spans: &[Span<'_>], buffers: &mut Buffers) {
-    let Buffers { tokens, rows, hidden, logits } = buffers;
-    stage.embed(cpu, &mut Alone, tokens, hidden).unwrap();
-    stage.layers(cpu, &mut Alone, spans, hidden).unwrap();
+fn step(cpu: &mut Cpu, stage: &mut Stage<Cpu>, spans: &[Span<'_>], buffers: &mut Buffers) {
+    let Buffers { tokens, rows, hidden, logits, greedy } = buffers;
+    let batch = cpu.begin(spans, tokens).unwrap();
+    stage.embed(cpu, &mut Alone, &batch, hidden).unwrap();
+    stage.layers(cpu, &mut Alone, &batch, hidden).unwrap();
     stage.logits(cpu, &mut Alone, rows, hidden, logits).unwrap();
+    stage.greedy(cpu, &mut Alone, rows, hidden, greedy).unwrap();
 }
 
 struct Buffers {
     tokens: Vec<u32>,
     rows: Vec<usize>,
-    hidden: Vec<f32>,
+    hidden: Activations,
     logits: Vec<f32>,
+    greedy: Vec<u32>,
 }
 
 // One test alone: another would be counted as well.
@@ -82,8 +86,8 @@ fn a_step_allocates_nothing_after_the_first() {
             let plan = whole(&config(family));
             let source = Dummy::new(3, dtype, &plan).unwrap();
             let kv = KvSpec { blocks: 32, block_size: 16 };
-            let mut stage = Stage::load(&plan, &source, kv).unwrap();
-            let cpu = Cpu::new(3, None).unwrap();
+            let mut cpu = Cpu::new(3, None).unwrap();
+            let mut stage = Stage::load(&cpu, &plan, &source, kv).unwrap();
             let tables: Vec<Vec<u32>> = (0..4).map(|seq| (seq * 8..seq * 8 + 8).collect()).collect();
             // Enough rows that threads share every operation.
             let chunk = 80;
@@ -104,13 +108,14 @@ fn a_step_allocates_nothing_after_the_first() {
             let mut buffers = Buffers {
                 tokens: (0..chunk as u32 + 3).collect(),
                 rows: (chunk - 1..chunk + 3).collect(),
-                hidden: vec![0.0; (chunk + 3) * 96],
+                hidden: cpu.tensor(),
                 logits: Vec::new(),
+                greedy: Vec::new(),
             };
-            step(&cpu, &mut stage, &spans, &mut buffers);
+            step(&mut cpu, &mut stage, &spans, &mut buffers);
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             for _ in 0..5 {
-                step(&cpu, &mut stage, &spans, &mut buffers);
+                step(&mut cpu, &mut stage, &spans, &mut buffers);
             }
             let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
             assert_eq!(allocated, 0, "{family:?} {dtype:?}");

@@ -3,6 +3,7 @@
 
 mod ranks;
 
+use chariot_engine::backend::cpu::Cpu;
 use chariot_engine::model::{Dummy, HuggingFace, KvSpec, ModelConfig, Stage, StagePlan, TensorSource};
 use chariot_engine::shape::{Family, ModelShape};
 use chariot_engine::shard::{Division, Dtype, Parallel};
@@ -84,14 +85,15 @@ fn every_split_computes_what_one_rank_computes() {
 /// A tied head is held once where the embedding lies on the same rank, and counted again where it does not.
 #[test]
 fn a_rank_holds_the_bytes_of_its_tensors() {
+    let cpu = Cpu::new(1, None).unwrap();
     for config in configs() {
         for parallel in splits(&config) {
             let division = Division::new(&config.shape, parallel).unwrap();
             for stage in 0..parallel.pp {
                 let plan = StagePlan { parallel, stage, ..whole(&config) };
                 let source = Dummy::new(3, Dtype::Bfloat16, &plan).unwrap();
-                let held =
-                    Stage::load(&plan, &source, KvSpec { blocks: 1, block_size: 1 }).unwrap().weight_bytes();
+                let kv = KvSpec { blocks: 1, block_size: 1 };
+                let held = Stage::load(&cpu, &plan, &source, kv).unwrap().weight_bytes();
                 let tensors = division.tensors(&config.shape, stage, Dtype::Bfloat16);
                 assert_eq!(
                     held,

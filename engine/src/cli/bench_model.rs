@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use camino::Utf8PathBuf;
-use chariot_engine::backend::cpu::{Cpu, Span};
+use chariot_engine::backend::cpu::Cpu;
+use chariot_engine::backend::{Backend, Span};
 use chariot_engine::comm::Alone;
-use chariot_engine::model::sampler::{Sampling, sample};
 use chariot_engine::model::{HuggingFace, KvSpec, ModelConfig, Stage, StagePlan};
 use chariot_engine::shard::{Dtype, Parallel};
 use serde::Serialize;
@@ -86,7 +86,15 @@ struct Pass {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let mut bench = Bench::load(args)?;
+    let threads = args.threads as usize;
+    if args.cores.as_ref().is_some_and(|cores| cores.len() != threads) {
+        return Err(wrong(format_args!("--cores: expected {threads} cores, one a thread")));
+    }
+    let cpu = Cpu::new(threads, args.cores.as_deref()).context("start compute threads")?;
+    measure(args, Bench::load(args, cpu, Box::new(Alone))?)
+}
+
+fn measure<B: Backend>(args: &Args, mut bench: Bench<B>) -> anyhow::Result<()> {
     bench.pass(args.new.min(WARM_STEPS))?;
     let (mut passes, start) = (Vec::new(), now());
     while passes.len() < PASSES_MIN || start.elapsed().as_secs_f64() < args.seconds {
@@ -117,24 +125,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     say(format_args!("{}", serde_json::to_string(&report)?))
 }
 
-/// A model on this process's threads, and its sequences.
-struct Bench {
-    cpu: Cpu,
-    stage: Stage,
+/// A model on one rank's backend, and its sequences.
+struct Bench<B: Backend> {
+    backend: B,
+    /// Of this rank alone.
+    group: Box<B::Group>,
+    stage: Stage<B>,
     prompt: usize,
-    vocabulary: usize,
-    hidden_size: usize,
     /// The sequences' blocks, in the order of their tokens.
     tables: Vec<Vec<u32>>,
     prompts: Vec<u32>,
     /// Of all sequences, newest.
     tokens: Vec<u32>,
-    hidden: Vec<f32>,
-    logits: Vec<f32>,
+    hidden: B::Tensor,
 }
 
-impl Bench {
-    fn load(args: &Args) -> anyhow::Result<Self> {
+impl<B: Backend> Bench<B> {
+    fn load(args: &Args, backend: B, group: Box<B::Group>) -> anyhow::Result<Self> {
         let path = args.model.join("config.json");
         let name = args.model.file_name().unwrap_or("model");
         let config = ModelConfig::parse(&read(&path)?, name).map_err(|error| mistake(&path, error))?;
@@ -151,29 +158,18 @@ impl Bench {
         if expected != found {
             return Err(wrong(format_args!("--dtype: expected {found:?}, as stored, found {expected:?}")));
         }
-        let threads = args.threads as usize;
-        if args.cores.as_ref().is_some_and(|cores| cores.len() != threads) {
-            return Err(wrong(format_args!("--cores: expected {threads} cores, one a thread")));
-        }
-        let shape = &plan.config.shape;
-        let vocabulary = shape.vocab_size;
+        let vocabulary = plan.config.shape.vocab_size;
         let token = |index: u32| (index.wrapping_mul(2_654_435_761) >> 8) % vocabulary;
+        let kv = KvSpec { blocks: args.batch * blocks, block_size: BLOCK_SIZE };
         Ok(Self {
-            cpu: Cpu::new(threads, args.cores.as_deref()).context("start compute threads")?,
-            stage: Stage::load(
-                &plan,
-                &source,
-                KvSpec { blocks: args.batch * blocks, block_size: BLOCK_SIZE },
-            )
-            .map_err(wrong)?,
+            stage: Stage::load(&backend, &plan, &source, kv).map_err(wrong)?,
+            hidden: backend.tensor(),
+            backend,
+            group,
             prompt: args.prompt as usize,
-            vocabulary: vocabulary as usize,
-            hidden_size: shape.hidden_size as usize,
             tables: (0..args.batch).map(|seq| (seq * blocks..(seq + 1) * blocks).collect()).collect(),
             prompts: (0..args.batch * args.prompt).map(token).collect(),
             tokens: Vec::new(),
-            hidden: Vec::new(),
-            logits: Vec::new(),
         })
     }
 
@@ -198,14 +194,13 @@ impl Bench {
         };
         let spans: Vec<Span<'_>> = self.tables.iter().enumerate().map(span).collect();
         let rows: Vec<usize> = (1..=spans.len()).map(|seq| seq * count - 1).collect();
-        let Self { cpu, stage, hidden, logits, tokens, .. } = self;
-        hidden.resize(tokens.len() * self.hidden_size, 0.0);
-        stage.embed(cpu, &mut Alone, tokens, hidden)?;
-        stage.layers(cpu, &mut Alone, &spans, hidden)?;
-        stage.logits(cpu, &mut Alone, &rows, hidden, logits)?;
-        let greedy = Sampling::greedy();
-        tokens.clear();
-        tokens.extend(logits.chunks_exact(self.vocabulary).map(|row| sample(row, &greedy, 0)));
+        let Self { backend, group, stage, hidden, tokens, .. } = self;
+        let batch = backend.begin(&spans, tokens)?;
+        stage.embed(backend, group, &batch, hidden)?;
+        stage.layers(backend, group, &batch, hidden)?;
+        // It may borrow the tokens until it is gone.
+        drop(batch);
+        stage.greedy(backend, group, &rows, hidden, tokens)?;
         Ok(())
     }
 }

@@ -15,6 +15,9 @@ pub enum ModelError {
     /// The model does not divide.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// The backend could not take a weight or make room; its message says what it lacked.
+    #[error(transparent)]
+    Backend(Box<dyn std::error::Error + Send + Sync>),
     /// The backend's attention has no room for such heads.
     #[error("expected heads of at most {most} values, found {found}")]
     HeadDim {

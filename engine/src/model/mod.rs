@@ -21,11 +21,11 @@ pub use dummy::Dummy;
 pub use error::ModelError;
 pub use hugging_face::HuggingFace;
 pub use safetensors_file::ShardFile;
-pub use source::{PIECE, Part, Take, TensorSource};
+pub use source::{PIECE, Take, TensorSource};
 pub use stage::Stage;
 
-use crate::backend::cpu;
-use crate::shard::{Division, Dtype, Parallel, ShardError};
+pub use crate::backend::Part;
+use crate::shard::{Division, Parallel, ShardError};
 
 /// Which part of which model a rank computes.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,16 +56,6 @@ pub struct KvSpec {
     pub blocks: u32,
     /// Tokens of a block.
     pub block_size: u32,
-}
-
-impl From<Dtype> for cpu::Dtype {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::Float16 => Self::F16,
-            Dtype::Bfloat16 => Self::Bf16,
-            Dtype::Float32 => Self::F32,
-        }
-    }
 }
 
 #[cfg(test)]

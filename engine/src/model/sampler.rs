@@ -21,12 +21,17 @@ impl Sampling {
     pub fn greedy() -> Self {
         Self { temperature: 0.0, top_p: 1.0, seed: 0 }
     }
+
+    /// Whether it is the likeliest token always.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature <= 0.0
+    }
 }
 
 /// The token after `logits[vocab]`, as output token `position` of its request. Of equal logits the first counts as likelier.
 pub fn sample(logits: &[f32], sampling: &Sampling, position: u32) -> u32 {
     assert!(!logits.is_empty(), "expected at least one logit");
-    if sampling.temperature <= 0.0 {
+    if sampling.is_greedy() {
         return largest(logits) as u32;
     }
     let likeliest = nucleus(logits, sampling);

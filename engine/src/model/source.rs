@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::ModelError;
+use crate::backend::Part;
 use crate::shard::{Dtype, Tensor};
 
 /// A rank's weights, by the names of [`crate::shard::Division::tensors`].
@@ -24,14 +25,3 @@ pub type Take<'a, 't> = dyn FnMut(Cow<'a, [u8]>) -> Result<(), ModelError> + 't;
 
 /// Bytes that are made at a time: few enough to stay in the second-level cache until they are hashed and written.
 pub const PIECE: usize = 1 << 20;
-
-/// A rank's part of a tensor.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Part<'a> {
-    /// Type of its values.
-    pub dtype: Dtype,
-    /// Rows and columns.
-    pub shape: Vec<u32>,
-    /// Row-major, little-endian.
-    pub bytes: Cow<'a, [u8]>,
-}

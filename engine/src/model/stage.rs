@@ -2,35 +2,32 @@
 
 use std::cell::Cell;
 
-use super::source::Part;
 use super::{KvSpec, ModelConfig, ModelError, StagePlan, TensorSource};
-use crate::backend::cpu::{self, Activations, AttentionShape, Embedding, KvCache, Linear, RotaryTable};
+use crate::backend::{AttentionShape, Backend, Part};
 use crate::shape::Family;
 use crate::shard::{Division, Dtype, RankShape, Tensor};
 
 /// One rank's share of a stage, ready to run.
-#[derive(Debug)]
-pub struct Stage {
+pub struct Stage<B: Backend> {
     pub(super) config: ModelConfig,
     pub(super) rank: RankShape,
     pub(super) tp: usize,
     pub(super) attention: AttentionShape,
-    pub(super) rotary: RotaryTable,
+    pub(super) rotary: B::Rotary,
     /// On the first stage.
-    pub(super) embedding: Option<Table>,
-    pub(super) layers: Vec<Layer>,
+    pub(super) embedding: Option<Table<B>>,
+    pub(super) layers: Vec<Layer<B>>,
     /// On the last stage.
-    pub(super) head: Option<Head>,
-    pub(super) kv: KvCache,
-    pub(super) scratch: Scratch,
+    pub(super) head: Option<Head<B>>,
+    pub(super) kv: B::KvCache,
+    pub(super) scratch: Scratch<B>,
     weight_bytes: u64,
     kv_bytes: u64,
 }
 
 /// Where a token's first hidden state stands.
-#[derive(Debug)]
-pub(super) enum Table {
-    Own(Embedding),
+pub(super) enum Table<B: Backend> {
+    Own(B::Embedding),
     /// In the head of the same rank, to which it is tied; the rank's first row is token `first`.
     Head {
         first: u32,
@@ -38,62 +35,73 @@ pub(super) enum Table {
 }
 
 /// One layer's weights.
-#[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct Layer<B: Backend> {
     /// Before attention, and where there are two before the MLP.
-    pub(super) norms: Vec<Norm>,
+    pub(super) norms: Vec<B::Norm>,
     /// `[(query_heads + 2 kv_heads) head_dim, hidden]`: queries, keys, values.
-    pub(super) qkv: Linear,
+    pub(super) qkv: B::Linear,
     /// `[hidden, query_heads head_dim]`.
-    pub(super) dense: Linear,
+    pub(super) dense: B::Linear,
     /// `[ffn, hidden]`, or gate and up in one `[2 ffn, hidden]`.
-    pub(super) up: Linear,
+    pub(super) up: B::Linear,
     /// `[hidden, ffn]`.
-    pub(super) down: Linear,
+    pub(super) down: B::Linear,
 }
 
 /// From hidden states to logits.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) norm: Norm,
+pub(super) struct Head<B: Backend> {
+    pub(super) norm: B::Norm,
     /// `[vocab_rows, hidden]`.
-    pub(super) projection: Linear,
-}
-
-/// A norm's vectors `[hidden]`; a layer norm has a bias.
-#[derive(Debug)]
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Option<Vec<f32>>,
+    pub(super) projection: B::Linear,
 }
 
 /// Buffers kept from batch to batch.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct Scratch<B: Backend> {
     /// `[tokens, hidden]`: a norm's output.
-    pub(super) normed: Activations,
+    pub(super) normed: B::Tensor,
     /// `[tokens, (query_heads + 2 kv_heads) head_dim]`.
-    pub(super) qkv: Activations,
+    pub(super) qkv: B::Tensor,
     /// `[tokens, query_heads head_dim]`.
-    pub(super) attended: Activations,
+    pub(super) attended: B::Tensor,
     /// `[tokens, hidden]`: this rank's summand.
-    pub(super) sum: Activations,
+    pub(super) sum: B::Tensor,
     /// `[tokens, hidden]`: the MLP's summand, where it runs beside attention.
-    pub(super) mlp: Activations,
+    pub(super) mlp: B::Tensor,
     /// `[tokens, ffn]`, or `[tokens, 2 ffn]`.
-    pub(super) up: Activations,
+    pub(super) up: B::Tensor,
     /// `[tokens, ffn]`: the gated product.
-    pub(super) gated: Activations,
+    pub(super) gated: B::Tensor,
     /// `[ranks, rows, vocab_rows]`.
-    pub(super) logits: Activations,
+    pub(super) logits: B::Tensor,
 }
 
-impl Stage {
-    /// Reads and packs the weights of `plan`'s rank. Keys and values are stored in the weights' own type.
-    pub fn load(plan: &StagePlan, source: &dyn TensorSource, kv: KvSpec) -> Result<Self, ModelError> {
-        let division = check(plan)?;
+impl<B: Backend> Scratch<B> {
+    fn new(backend: &B) -> Self {
+        let empty = || backend.tensor();
+        Self {
+            normed: empty(),
+            qkv: empty(),
+            attended: empty(),
+            sum: empty(),
+            mlp: empty(),
+            up: empty(),
+            gated: empty(),
+            logits: empty(),
+        }
+    }
+}
+
+impl<B: Backend> Stage<B> {
+    /// Reads the weights of `plan`'s rank and hands them to the backend. Keys and values are stored in the weights' own type.
+    pub fn load(
+        backend: &B,
+        plan: &StagePlan,
+        source: &dyn TensorSource,
+        kv: KvSpec,
+    ) -> Result<Self, ModelError> {
+        let division = check(plan, B::HEAD_DIM_MAX)?;
         let tensors = division.tensors(&plan.config.shape, plan.stage, Dtype::Float32);
-        let loader = Loader { plan, source, tensors, read_bytes: Cell::new(0) };
+        let loader = Loader { backend, plan, source, tensors, read_bytes: Cell::new(0) };
         let shape = &plan.config.shape;
         let rank = division.rank;
         let attention = AttentionShape {
@@ -103,18 +111,20 @@ impl Stage {
             scale: 1.0 / (shape.head_dim as f32).sqrt(),
         };
         let range = division.layer_range(plan.stage);
-        let layers: Vec<Layer> = range.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
-        let kv_dtype = layers[0].qkv.dtype();
+        let layers: Vec<Layer<B>> = range.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
+        let kv_dtype = backend.linear_dtype(&layers[0].qkv);
         let (blocks, block_size) = (kv.blocks as usize, kv.block_size as usize);
-        let kv = KvCache::new(&attention, layers.len(), blocks, block_size, kv_dtype);
+        let kv = backend.kv_cache(&attention, layers.len(), blocks, block_size, kv_dtype).map_err(refused)?;
+        let positions = plan.max_positions as usize;
+        let rotary = backend.rotary(plan.config.rope_theta, attention.head_dim, positions);
         let is_last = plan.stage + 1 == plan.parallel.pp;
         Ok(Self {
-            rotary: RotaryTable::new(plan.config.rope_theta, attention.head_dim, plan.max_positions as usize),
+            rotary: rotary.map_err(refused)?,
             embedding: (plan.stage == 0).then(|| loader.embedding(rank)).transpose()?,
             head: is_last.then(|| loader.head()).transpose()?,
-            kv_bytes: kv.bytes(),
+            kv_bytes: backend.kv_bytes(&kv),
             kv,
-            scratch: Scratch::default(),
+            scratch: Scratch::new(backend),
             weight_bytes: loader.read_bytes.get(),
             layers,
             config: plan.config.clone(),
@@ -135,7 +145,11 @@ impl Stage {
     }
 }
 
-fn check(plan: &StagePlan) -> Result<Division, ModelError> {
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> ModelError {
+    ModelError::Backend(Box::new(error))
+}
+
+fn check(plan: &StagePlan, head_dim_max: usize) -> Result<Division, ModelError> {
     let division = plan.division()?;
     for (what, count, found) in
         [("stage", plan.parallel.pp, plan.stage), ("tp_rank", plan.parallel.tp, plan.tp_rank)]
@@ -145,8 +159,8 @@ fn check(plan: &StagePlan) -> Result<Division, ModelError> {
         }
     }
     let found = plan.config.shape.head_dim;
-    if found as usize > cpu::HEAD_DIM_MAX {
-        return Err(ModelError::HeadDim { most: cpu::HEAD_DIM_MAX, found });
+    if found as usize > head_dim_max {
+        return Err(ModelError::HeadDim { most: head_dim_max, found });
     }
     match plan.config.attention_window {
         Some(window) if plan.max_positions > window => {
@@ -157,7 +171,8 @@ fn check(plan: &StagePlan) -> Result<Division, ModelError> {
 }
 
 /// Reads the tensors of one rank.
-struct Loader<'a> {
+struct Loader<'a, B> {
+    backend: &'a B,
     plan: &'a StagePlan,
     source: &'a dyn TensorSource,
     /// All that the rank holds; their dtype is the source's to say.
@@ -166,7 +181,7 @@ struct Loader<'a> {
     read_bytes: Cell<u64>,
 }
 
-impl Loader<'_> {
+impl<B: Backend> Loader<'_, B> {
     fn part(&self, name: &str) -> Result<Part<'_>, ModelError> {
         let unknown = || ModelError::UnknownTensor(name.to_owned());
         let wanted = self.tensors.iter().find(|tensor| tensor.name == name).ok_or_else(unknown)?;
@@ -176,18 +191,19 @@ impl Loader<'_> {
         Ok(part)
     }
 
-    fn linear(&self, name: &str) -> Result<Linear, ModelError> {
-        Ok(pack(&[self.part(&format!("{name}.weight"))?]))
+    /// A weight of tensors, one below the other.
+    fn linear(&self, names: &[String]) -> Result<B::Linear, ModelError> {
+        let parts = names.iter().map(|name| self.part(&format!("{name}.weight")));
+        self.backend.linear(&parts.collect::<Result<Vec<_>, _>>()?).map_err(refused)
     }
 
-    fn embedding(&self, rank: RankShape) -> Result<Table, ModelError> {
+    fn embedding(&self, rank: RankShape) -> Result<Table<B>, ModelError> {
         let first = self.plan.tp_rank * rank.vocab_rows;
         if self.has_embedding_in_head() {
             return Ok(Table::Head { first });
         }
         let part = self.part("embedding.weight")?;
-        let hidden = self.plan.config.shape.hidden_size as usize;
-        Ok(Table::Own(Embedding::new(part.dtype.into(), first, hidden, &part.bytes)))
+        Ok(Table::Own(self.backend.embedding(first, &part).map_err(refused)?))
     }
 
     /// Whether the head is the embedding, and both are on this rank.
@@ -195,58 +211,32 @@ impl Loader<'_> {
         self.plan.config.shape.tied_embedding && self.plan.parallel.pp == 1
     }
 
-    fn layer(&self, layer: u32) -> Result<Layer, ModelError> {
+    fn layer(&self, layer: u32) -> Result<Layer<B>, ModelError> {
         let name = |part: &str| format!("layers.{layer}.{part}");
+        let linear = |parts: &[&str]| self.linear(&parts.iter().map(|part| name(part)).collect::<Vec<_>>());
         let norms = 0..self.plan.config.shape.norms_per_layer;
         Ok(Layer {
             norms: norms.map(|norm| self.norm(&name(&format!("norm{norm}")))).collect::<Result<_, _>>()?,
-            qkv: self.linear(&name("attention.qkv"))?,
-            dense: self.linear(&name("attention.dense"))?,
+            qkv: linear(&["attention.qkv"])?,
+            dense: linear(&["attention.dense"])?,
             up: match self.plan.config.shape.family {
-                Family::Falcon => self.linear(&name("mlp.up"))?,
-                Family::Llama => {
-                    pack(&[self.part(&name("mlp.gate.weight"))?, self.part(&name("mlp.up.weight"))?])
-                }
+                Family::Falcon => linear(&["mlp.up"])?,
+                Family::Llama => linear(&["mlp.gate", "mlp.up"])?,
             },
-            down: self.linear(&name("mlp.down"))?,
+            down: linear(&["mlp.down"])?,
         })
     }
 
-    fn norm(&self, name: &str) -> Result<Norm, ModelError> {
-        let vector = |part: &str| Ok::<_, ModelError>(widen(&self.part(&format!("{name}.{part}"))?));
-        let has_bias = self.plan.config.shape.family.norm_vectors() == 2;
-        Ok(Norm { weight: vector("weight")?, bias: has_bias.then(|| vector("bias")).transpose()? })
+    fn norm(&self, name: &str) -> Result<B::Norm, ModelError> {
+        let vector = |part: &str| Ok::<_, ModelError>(self.part(&format!("{name}.{part}"))?.widen());
+        let config = &self.plan.config;
+        let has_bias = config.shape.family.norm_vectors() == 2;
+        let (weight, bias) = (vector("weight")?, has_bias.then(|| vector("bias")).transpose()?);
+        self.backend.norm(&weight, bias.as_deref(), config.norm_epsilon).map_err(refused)
     }
 
-    fn head(&self) -> Result<Head, ModelError> {
+    fn head(&self) -> Result<Head<B>, ModelError> {
         let name = if self.has_embedding_in_head() { "embedding" } else { "lm_head" };
-        Ok(Head { norm: self.norm("final_norm")?, projection: self.linear(name)? })
-    }
-}
-
-/// Packs parts, one below the other.
-fn pack(parts: &[Part<'_>]) -> Linear {
-    let [rows, columns] = [0, 1].map(|axis| parts[0].shape[axis] as usize);
-    let dtype = parts[0].dtype;
-    if let [part] = parts {
-        return Linear::pack(dtype.into(), rows, columns, &part.bytes);
-    }
-    let rows = parts.len() * rows;
-    if parts.iter().all(|part| part.dtype == dtype) {
-        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.bytes.iter().copied()).collect();
-        return Linear::pack(dtype.into(), rows, columns, &bytes);
-    }
-    let bytes: Vec<u8> = parts.iter().flat_map(widen).flat_map(f32::to_le_bytes).collect();
-    Linear::pack(cpu::Dtype::F32, rows, columns, &bytes)
-}
-
-fn widen(part: &Part<'_>) -> Vec<f32> {
-    let bytes = &part.bytes[..];
-    match part.dtype {
-        Dtype::Float32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::Float16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::Bfloat16 => {
-            bytes.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect()
-        }
+        Ok(Head { norm: self.norm("final_norm")?, projection: self.linear(&[name.to_owned()])? })
     }
 }

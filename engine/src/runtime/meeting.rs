@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::protocol::Setup;
+use crate::backend::Backend;
+use crate::comm::Mesh;
 use crate::comm::secret::Secret;
 use crate::comm::tcp::Listener;
-use crate::comm::{Communicator, Mesh};
 use crate::shard::Parallel;
 
 /// A rank that waits for its peers' addresses.
@@ -59,28 +60,30 @@ impl Meeting<'_> {
 }
 
 /// The groups of one rank.
-pub(super) struct Groups {
+pub(super) struct Groups<B: Backend> {
     /// Ranks of its stage.
-    pub(super) stage: Box<dyn Communicator>,
+    pub(super) stage: Box<B::Group>,
     /// Its neighbour in the stage before, and itself.
-    pub(super) previous: Option<Box<dyn Communicator>>,
+    pub(super) previous: Option<Box<B::Group>>,
     /// Itself, and its neighbour in the stage after.
-    pub(super) next: Option<Box<dyn Communicator>>,
+    pub(super) next: Option<Box<B::Group>>,
     /// Which stage.
     pub(super) number: u32,
+    /// Its place in the stage; the first one speaks for it.
+    pub(super) tp_rank: u32,
 }
 
-impl Groups {
-    pub(super) fn new(mesh: &Mesh, rank: u32, parallel: Parallel) -> Self {
+impl<B: Backend> Groups<B> {
+    /// In an order in which no rank waits in a circle, should making a group mean waiting for its ranks: each stage among itself, then
+    /// from the first stage to the last.
+    pub(super) fn new(backend: &mut B, mesh: &Mesh, rank: u32, parallel: Parallel) -> Result<Self, B::Error> {
         let Parallel { tp, pp } = parallel;
         let number = rank / tp;
         let ranks: Vec<usize> = parallel.stage_ranks(number).into_iter().map(|rank| rank as usize).collect();
-        let pair = |first: u32| mesh.group(&[first as usize, (first + tp) as usize]);
-        Self {
-            stage: mesh.group(&ranks),
-            previous: (number > 0).then(|| pair(rank - tp)),
-            next: (number + 1 < pp).then(|| pair(rank)),
-            number,
-        }
+        let stage = backend.group(mesh, &ranks)?;
+        let mut pair = |first: u32| backend.group(mesh, &[first as usize, (first + tp) as usize]);
+        let previous = (number > 0).then(|| pair(rank - tp)).transpose()?;
+        let next = (number + 1 < pp).then(|| pair(rank)).transpose()?;
+        Ok(Self { stage, previous, next, number, tp_rank: rank % tp })
     }
 }

@@ -5,7 +5,7 @@ use camino::Utf8Path;
 
 use super::meeting::Groups;
 use super::protocol::{Farewell, Output, Part, Report, Setup, Step, Weights};
-use crate::backend::cpu::{Cpu, Span};
+use crate::backend::{Backend, Span};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::manifest::{Contents, Manifest, rank_file};
@@ -14,26 +14,25 @@ use crate::model::{Dummy, HuggingFace, KvSpec, ModelConfig, ShardFile, Stage, St
 use crate::shard::Division;
 
 /// A rank with its weights, caches and connections.
-pub(super) struct Rank {
-    cpu: Cpu,
-    stage: Stage,
-    groups: Groups,
+pub(super) struct Rank<B: Backend> {
+    backend: B,
+    stage: Stage<B>,
+    groups: Groups<B>,
     /// All connections; the groups are made of them.
     mesh: Mesh,
     hidden_size: usize,
     /// Block tables of running sequences, by slot.
     tables: Vec<Vec<u32>>,
     /// Hidden states `[tokens, hidden_size]` of the step under way.
-    hidden: Vec<f32>,
+    hidden: B::Tensor,
     /// `[sampled rows, vocabulary]`.
     logits: Vec<f32>,
 }
 
-impl Rank {
+impl<B: Backend> Rank<B> {
     /// Loads the rank's weights and makes room for its KV cache.
-    pub(super) fn load(setup: &Setup, mesh: Mesh) -> anyhow::Result<Self> {
+    pub(super) fn load(mut backend: B, setup: &Setup, mesh: Mesh) -> anyhow::Result<Self> {
         let Setup { seat, parallel, kv, .. } = setup;
-        let cpu = Cpu::new(seat.threads, seat.cores.as_deref()).context("start compute threads")?;
         let plan = |config: ModelConfig| StagePlan {
             config,
             parallel: *parallel,
@@ -42,8 +41,8 @@ impl Rank {
             max_positions: setup.max_model_len,
         };
         let load = |plan: &StagePlan, source: &dyn TensorSource| {
-            check_memory(plan, *kv)?;
-            Ok::<_, anyhow::Error>(Stage::load(plan, source, *kv)?)
+            check_memory(&backend, plan, *kv)?;
+            Ok::<_, anyhow::Error>(Stage::load(&backend, plan, source, *kv)?)
         };
         let (stage, hidden_size) = match &setup.weights {
             Weights::Shards(manifest) => {
@@ -65,14 +64,14 @@ impl Rank {
             }
         };
         Ok(Self {
-            cpu,
             stage,
-            groups: Groups::new(&mesh, seat.rank, *parallel),
+            groups: Groups::new(&mut backend, &mesh, seat.rank, *parallel)?,
             mesh,
             hidden_size: hidden_size as usize,
             tables: Vec::new(),
-            hidden: Vec::new(),
+            hidden: backend.tensor(),
             logits: Vec::new(),
+            backend,
         })
     }
 
@@ -102,32 +101,41 @@ impl Rank {
         for part in &step.parts {
             self.update_table(part);
         }
-        let rows = step.tokens.len();
-        self.hidden.resize(rows * self.hidden_size, 0.0);
-        let Self { cpu, stage, groups, mesh, hidden, tables, logits, .. } = self;
+        let Self { backend, stage, groups, mesh, hidden, tables, logits, hidden_size, .. } = self;
+        let spans = spans(&step.parts, tables);
+        let batch = backend.begin(&spans, &step.tokens)?;
         if let Some(previous) = &mut groups.previous {
-            previous.recv(0, hidden)?;
+            backend.recv(previous, 0, step.tokens.len(), *hidden_size, hidden)?;
+            backend.synchronize()?;
         }
         let start_ns = mesh.now_ns();
         if groups.previous.is_none() {
-            stage.embed(cpu, &mut *groups.stage, &step.tokens, hidden)?;
+            stage.embed(backend, &mut groups.stage, &batch, hidden)?;
         }
-        stage.layers(cpu, &mut *groups.stage, &spans(&step.parts, tables), hidden)?;
-        let speaks = groups.stage.rank() == 0;
+        stage.layers(backend, &mut groups.stage, &batch, hidden)?;
+        let speaks = groups.tp_rank == 0;
         let number = groups.number;
         match &mut groups.next {
             Some(next) => {
+                backend.synchronize()?;
                 let end_ns = mesh.now_ns();
-                next.send(1, hidden)?;
+                backend.send(next, 1, hidden)?;
                 if speaks {
                     say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns, output: None })?;
                 }
             }
             None => {
                 let (rows, draws) = sampled(&step.parts);
-                stage.logits(cpu, &mut *groups.stage, &rows, hidden, logits)?;
+                let mut tokens = Vec::new();
+                if !step.logits && draws.iter().all(|(sampling, _)| sampling.is_greedy()) {
+                    stage.greedy(backend, &mut groups.stage, &rows, hidden, &mut tokens)?;
+                } else {
+                    stage.logits(backend, &mut groups.stage, &rows, hidden, logits)?;
+                    if speaks {
+                        tokens = draw(logits, &draws);
+                    }
+                }
                 if speaks {
-                    let tokens = draw(logits, &draws);
                     let end_ns = mesh.end_step();
                     let logits = if step.logits { logits.clone() } else { Vec::new() };
                     let output = Some(Output { tokens, logits });
@@ -145,19 +153,23 @@ impl Rank {
         times: u32,
         mut say: impl FnMut(Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
-        let Self { groups, mesh, .. } = self;
-        let stage = &mut groups.stage;
-        let mut data = vec![0.0; values as usize];
+        let Self { backend, groups, mesh, .. } = self;
+        let mut data = backend.tensor();
+        backend.reshape(&mut data, 1, values as usize)?;
         mesh.begin_step(monotonic_ns());
-        stage.all_reduce(&mut data)?;
+        let mut all_reduce = || {
+            backend.all_reduce(&mut groups.stage, &mut data)?;
+            backend.synchronize()
+        };
+        all_reduce()?;
         let mut ns = Vec::with_capacity(times as usize);
         for _ in 0..times {
             let start_ns = mesh.now_ns();
-            stage.all_reduce(&mut data)?;
+            all_reduce()?;
             ns.push(mesh.now_ns() - start_ns);
         }
-        if stage.rank() == 0 {
-            say(Report::AllReduced { stage: self.groups.number, ns })?;
+        if groups.tp_rank == 0 {
+            say(Report::AllReduced { stage: groups.number, ns })?;
         }
         Ok(())
     }
@@ -186,15 +198,15 @@ fn open_shard(manifest: &Utf8Path, rank: u32) -> anyhow::Result<(ModelConfig, Sh
     Ok((weights.config, file.verified(own.tensors)))
 }
 
-/// Asks for as much memory as the KV cache will take, and gives it back: what a system refuses it had better refuse in words.
-fn check_memory(plan: &StagePlan, kv: KvSpec) -> anyhow::Result<()> {
+/// Asks whether there may be as much memory as the KV cache will take at most, before anything is loaded.
+fn check_memory(backend: &impl Backend, plan: &StagePlan, kv: KvSpec) -> anyhow::Result<()> {
     let division = Division::new(&plan.config.shape, plan.parallel)?;
     let layers = division.layer_range(plan.stage).len() as u64;
     let per_token = 2 * u64::from(division.rank.kv_heads) * u64::from(plan.config.shape.head_dim);
     let tokens = u64::from(kv.blocks) * u64::from(kv.block_size);
     let bytes = layers * per_token * tokens * size_of::<f32>() as u64;
     anyhow::ensure!(
-        Vec::<u8>::new().try_reserve_exact(bytes as usize).is_ok(),
+        backend.has_room(bytes),
         "expected memory for a KV cache of {:.1} GB, the operating system refused it",
         bytes as f64 / 1e9
     );

@@ -12,6 +12,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::launch::OF_PEER;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use super::rank::Rank;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
 use crate::clock::{cpu_ns, monotonic_ns};
 use crate::comm::CommError;
 use crate::comm::secret::{Secret, Side};
@@ -50,7 +52,7 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
         Err(error) => {
-            let peer = error.downcast_ref::<CommError>().and_then(CommError::peer_at_fault);
+            let peer = error.chain().find_map(|cause| cause.downcast_ref::<CommError>()?.peer_at_fault());
             let message = format!("{error:#}");
             // The driver may be the one that is gone.
             let _ = say(&driver, &Report::Failed { message, peer: peer.map(|peer| peer as u32) });
@@ -73,13 +75,24 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
     reader.get_ref().set_read_timeout(None)?;
     start_heartbeat(Arc::clone(driver));
     let mesh = meeting.join(&peers)?;
-    let mut rank = Rank::load(setup, mesh)?;
+    // The one place that chooses a backend.
+    let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref()).context("start compute threads")?;
+    work(Rank::load(cpu, setup, mesh)?, driver, &mut reader, &mut buffer)
+}
+
+/// Carries out the driver's orders, until there are no more.
+fn work<B: Backend>(
+    mut rank: Rank<B>,
+    driver: &Driver,
+    reader: &mut BufReader<TcpStream>,
+    buffer: &mut Vec<u8>,
+) -> anyhow::Result<()> {
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
         if reader.buffer().is_empty() {
             look_out(reader.get_ref());
         }
-        match read_frame(&mut reader, &mut buffer).context("wait for an order")? {
+        match read_frame(reader, buffer).context("wait for an order")? {
             Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
             Order::AllReduce { values, times } => {
                 rank.all_reduces(values, times, |report| say(driver, &report))?;

@@ -11,7 +11,8 @@ pub(crate) mod plain;
 use std::borrow::Cow;
 use std::sync::{Arc, Barrier, Mutex};
 
-use chariot_engine::backend::cpu::{Cpu, Span};
+use chariot_engine::backend::cpu::Cpu;
+use chariot_engine::backend::{Backend, Span};
 use chariot_engine::comm::{CommError, Communicator};
 
 use chariot_engine::model::{KvSpec, ModelConfig, ModelError, Part, Stage, StagePlan, TensorSource};
@@ -122,8 +123,7 @@ impl<S: TensorSource> TensorSource for Widened<S> {
 /// A model on its ranks.
 pub(crate) struct Model {
     /// TP rank -> stages.
-    ranks: Vec<Vec<Stage>>,
-    hidden: usize,
+    ranks: Vec<Vec<Stage<Cpu>>>,
 }
 
 /// The splits of {1, 2, 4, 8} x {1, 2, 4} that divide a model.
@@ -148,28 +148,26 @@ impl Model {
     ) -> Self {
         let stage = |stage, tp_rank| {
             let plan = StagePlan { parallel, stage, tp_rank, ..whole(config) };
-            Stage::load(&plan, &*open(&plan), KV).unwrap()
+            Stage::load(&cpu(), &plan, &*open(&plan), KV).unwrap()
         };
         let ranks = (0..parallel.tp).map(|rank| (0..parallel.pp).map(|s| stage(s, rank)).collect()).collect();
-        Self { ranks, hidden: config.shape.hidden_size as usize }
+        Self { ranks }
     }
 
     /// Undivided, from a source of the one rank.
     pub(crate) fn load_from(config: &ModelConfig, source: &dyn TensorSource) -> Self {
-        let stage = Stage::load(&whole(config), source, KV).unwrap();
-        Self { ranks: vec![vec![stage]], hidden: config.shape.hidden_size as usize }
+        Self { ranks: vec![vec![Stage::load(&cpu(), &whole(config), source, KV).unwrap()]] }
     }
 
     /// The logits after every token of the chunks.
     pub(crate) fn step(&mut self, chunks: &[Chunk<'_>]) -> Vec<Vec<f32>> {
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
-        let hidden = self.hidden;
         let threads = Thread::group(self.ranks.len());
         let answers: Vec<Vec<f32>> = std::thread::scope(|scope| {
             let mut handles = Vec::new();
             for (mut thread, stages) in threads.into_iter().zip(&mut self.ranks) {
                 let tokens = &tokens;
-                handles.push(scope.spawn(move || run_stages(&mut thread, stages, chunks, tokens, hidden)));
+                handles.push(scope.spawn(move || run_stages(&mut thread, stages, chunks, tokens)));
             }
             handles.into_iter().map(|handle| handle.join().unwrap()).collect()
         });
@@ -180,12 +178,11 @@ impl Model {
 
 fn run_stages(
     thread: &mut Thread,
-    stages: &mut [Stage],
+    stages: &mut [Stage<Cpu>],
     chunks: &[Chunk<'_>],
     tokens: &[u32],
-    width: usize,
 ) -> Vec<f32> {
-    let cpu = Cpu::new(1, None).unwrap();
+    let mut cpu = cpu();
     let tables: Vec<Vec<u32>> = chunks.iter().map(|chunk| table(chunk.seq)).collect();
     let mut first_row = 0;
     let span = |(chunk, table)| {
@@ -196,15 +193,24 @@ fn run_stages(
         Span { first_row: row, tokens: tokens.len(), context: *context, table }
     };
     let spans: Vec<Span<'_>> = chunks.iter().zip(&tables).map(span).collect();
-    let mut hidden = vec![0.0; tokens.len() * width];
-    stages[0].embed(&cpu, thread, tokens, &mut hidden).unwrap();
+    let batch = cpu.begin(&spans, tokens).unwrap();
+    let mut hidden = cpu.tensor();
+    stages[0].embed(&cpu, thread, &batch, &mut hidden).unwrap();
     for stage in &mut *stages {
-        stage.layers(&cpu, thread, &spans, &mut hidden).unwrap();
+        stage.layers(&cpu, thread, &batch, &mut hidden).unwrap();
     }
-    let mut logits = Vec::new();
+    let (mut logits, mut greedy) = (Vec::new(), Vec::new());
     let rows: Vec<usize> = (0..tokens.len()).collect();
-    stages.last_mut().unwrap().logits(&cpu, thread, &rows, &hidden, &mut logits).unwrap();
+    let last = stages.last_mut().unwrap();
+    last.logits(&cpu, thread, &rows, &hidden, &mut logits).unwrap();
+    last.greedy(&cpu, thread, &rows, &hidden, &mut greedy).unwrap();
+    let expected = logits.chunks_exact(logits.len() / rows.len()).map(largest);
+    assert_eq!(greedy, expected.collect::<Vec<_>>(), "expected the tokens of the largest logits");
     logits
+}
+
+fn cpu() -> Cpu {
+    Cpu::new(1, None).unwrap()
 }
 
 /// A sequence's blocks: far from one another, and not in order.

@@ -12,30 +12,29 @@ const LINE: usize = 16;
 #[repr(C, align(64))]
 struct Line([f32; LINE]);
 
-/// Values `[tokens, width]`; how many, its user says before each use.
+/// Values `[rows, width]`; how many, its user says before each use.
 #[derive(Debug, Clone, Default)]
 pub struct Activations {
     lines: Vec<Line>,
-    len: usize,
+    rows: usize,
+    width: usize,
 }
 
 impl Activations {
-    /// Makes room for `len` values, of which those are new that were not there before, and mean nothing.
-    pub fn resize(&mut self, len: usize) {
-        self.lines.resize(len.div_ceil(LINE), Line::zeroed());
-        self.len = len;
+    /// Makes room for `[rows, width]` values, of which those are new that were not there before, and mean nothing.
+    pub fn reshape(&mut self, rows: usize, width: usize) {
+        self.lines.resize((rows * width).div_ceil(LINE), Line::zeroed());
+        (self.rows, self.width) = (rows, width);
     }
 
-    /// Forgets all values; the room is kept.
-    pub fn clear(&mut self) {
-        self.resize(0);
+    /// Rows, one a token.
+    pub fn rows(&self) -> usize {
+        self.rows
     }
 
-    /// Adds values at the end.
-    pub fn extend_from_slice(&mut self, values: &[f32]) {
-        let start = self.len;
-        self.resize(start + values.len());
-        self[start..].copy_from_slice(values);
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        self.width
     }
 }
 
@@ -43,13 +42,13 @@ impl Deref for Activations {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.lines)[..self.rows * self.width]
     }
 }
 
 impl DerefMut for Activations {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.rows * self.width]
     }
 }
 
@@ -59,17 +58,17 @@ mod tests {
 
     #[test]
     fn values_stay_in_order_and_begin_on_a_line() {
-        let (mut buffer, mut expected) = (Activations::default(), Vec::new());
-        for count in [0, 1, 15, 16, 17, 300] {
-            let values: Vec<f32> = (0..count).map(|value| value as f32).collect();
-            buffer.extend_from_slice(&values);
-            expected.extend(values);
-            assert_eq!(buffer[..], expected[..]);
-            assert_eq!(buffer.as_ptr().align_offset(64), 0);
-        }
-        buffer.resize(33);
-        assert_eq!(buffer[..], expected[..33]);
-        buffer.clear();
+        let mut buffer = Activations::default();
         assert!(buffer.is_empty());
+        for (rows, width) in [(1, 1), (3, 5), (2, 8), (17, 1), (25, 12)] {
+            let before = buffer.to_vec();
+            buffer.reshape(rows, width);
+            assert_eq!((buffer.rows(), buffer.width(), buffer.len()), (rows, width, rows * width));
+            assert_eq!(buffer[..before.len()], before[..]);
+            assert_eq!(buffer.as_ptr().align_offset(64), 0);
+            buffer.iter_mut().enumerate().for_each(|(index, value)| *value = index as f32);
+        }
+        buffer.reshape(3, 11);
+        assert!(buffer.iter().enumerate().all(|(index, &value)| value == index as f32));
     }
 }

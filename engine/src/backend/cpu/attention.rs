@@ -9,7 +9,7 @@ use super::format::Values;
 use super::kv_cache::{GROUP, Layer, Pages, Reader};
 use super::lanes::{Kernel, Lanes};
 use super::pool::Parts;
-use super::{Cpu, KvCache};
+use super::{AttentionShape, Cpu, KvCache, Span};
 
 /// Values of a head at most.
 pub const HEAD_DIM_MAX: usize = 256;
@@ -17,32 +17,6 @@ pub const HEAD_DIM_MAX: usize = 256;
 const TILE: usize = 12;
 /// Groups of 16 keys that are taken at once.
 const STEP: usize = 4;
-
-/// Heads of one rank.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionShape {
-    /// Query heads; a multiple of the KV heads. Query head h reads KV head h / (query_heads / kv_heads).
-    pub query_heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Values of a head, even, at most [`HEAD_DIM_MAX`].
-    pub head_dim: usize,
-    /// Factor of the scores, `1 / sqrt(head_dim)` as a rule.
-    pub scale: f32,
-}
-
-/// One sequence's tokens in a batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    /// Row of its first token.
-    pub first_row: usize,
-    /// Its tokens in this batch.
-    pub tokens: usize,
-    /// Its tokens in the cache before them.
-    pub context: usize,
-    /// Its blocks, in the order of its tokens.
-    pub table: &'a [u32],
-}
 
 /// Some tokens of a span: what one task attends for.
 #[derive(Debug, Clone, Copy)]

@@ -34,6 +34,11 @@ impl Embedding {
         assert_eq!(bytes.len() % (hidden * dtype.bytes()), 0, "expected whole rows of {hidden} values");
         Self { first, hidden, dtype, bytes: bytes.to_vec() }
     }
+
+    /// Values of a row.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
 }
 
 impl Cpu {

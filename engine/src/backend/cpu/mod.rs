@@ -1,12 +1,13 @@
 //! The CPU backend: what a transformer's stage computes, on the threads of one rank.
 //!
 //! Activations are f32, row-major, one row a token. Weights stay in their own dtype and are widened where they are used.
-//! Knows nothing of layers' order, sequences or other ranks.
+//! Knows nothing of layers' order or sequences; only `backend.rs`, which joins it to models, knows that there are other ranks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod activations;
 mod attention;
+mod backend;
 mod elementwise;
 mod embedding;
 mod format;
@@ -15,18 +16,24 @@ mod huge_pages;
 mod kv_cache;
 mod lanes;
 mod linear;
+mod norm;
 mod pool;
 mod rotary;
 #[cfg(test)]
 mod tests;
 
 pub use activations::Activations;
-pub use attention::{AttentionShape, HEAD_DIM_MAX, Span};
+pub use attention::HEAD_DIM_MAX;
+pub use backend::Batch;
 pub use embedding::Embedding;
 pub use kv_cache::KvCache;
 pub use lanes::Isa;
 pub use linear::Linear;
+pub use norm::Norm;
 pub use rotary::RotaryTable;
+
+use super::operands::{AttentionShape, Span};
+use crate::shard;
 
 /// Type of stored values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +52,26 @@ impl Dtype {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+impl From<shard::Dtype> for Dtype {
+    fn from(dtype: shard::Dtype) -> Self {
+        match dtype {
+            shard::Dtype::Float16 => Self::F16,
+            shard::Dtype::Bfloat16 => Self::Bf16,
+            shard::Dtype::Float32 => Self::F32,
+        }
+    }
+}
+
+impl From<Dtype> for shard::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F16 => Self::Float16,
+            Dtype::Bf16 => Self::Bfloat16,
+            Dtype::F32 => Self::Float32,
         }
     }
 }
