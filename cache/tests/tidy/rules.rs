@@ -52,7 +52,7 @@ const PURE: &[&str] = &[
     "eprintln",
 ];
 
-const UNSAFE_ALLOWED: [&str; 17] = [
+const UNSAFE_ALLOWED: [&str; 21] = [
     "engine/cuda-double/src/cuda.rs",
     "engine/cuda-double/src/fiber.rs",
     "engine/cuda-double/src/memory.rs",
@@ -64,8 +64,12 @@ const UNSAFE_ALLOWED: [&str; 17] = [
     "engine/src/backend/cpu/gemm.rs",
     "engine/src/backend/cpu/lanes.rs",
     "engine/src/backend/cpu/pool.rs",
+    "engine/src/backend/cuda/blas.rs",
     "engine/src/backend/cuda/compile.rs",
+    "engine/src/backend/cuda/launch.rs",
     "engine/src/backend/cuda/library.rs",
+    "engine/src/backend/cuda/memory.rs",
+    "engine/src/backend/cuda/nccl.rs",
     "engine/src/comm/mapping.rs",
     "engine/src/model/mmap.rs",
     "engine/tests/allocations.rs",

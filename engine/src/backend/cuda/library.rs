@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "loads and calls C libraries")]
 
 use camino::Utf8Path;
-use cudarc::{cublas, cublaslt, driver, nccl, nvrtc};
+use cudarc::{cublas, cublaslt, driver, nvrtc};
 
 /// A library that the backend calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub const LIBRARIES: [Library; 5] =
     [Library::Driver, Library::Nvrtc, Library::Cublas, Library::CublasLt, Library::Nccl];
 
 /// A library that is not there.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Missing(String);
 
@@ -37,9 +37,14 @@ impl Library {
                 Self::Nvrtc => nvrtc::sys::is_culib_present(),
                 Self::Cublas => cublas::sys::is_culib_present(),
                 Self::CublasLt => cublaslt::sys::is_culib_present(),
-                Self::Nccl => nccl::sys::is_culib_present(),
+                Self::Nccl => open_nccl().is_ok(),
             }
         }
+    }
+
+    /// It is there, but too old to have an entry point.
+    pub(super) fn without(self, entry: &str) -> Missing {
+        Missing(format!("{self:?} is too old: it has no {entry}; install a newer one"))
     }
 
     /// What is missing without it, in a sentence.
@@ -58,7 +63,7 @@ impl Library {
                 "no cuBLASLt: libcublasLt.so.12 was not found, which cuBLAS needs; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
             }
             Self::Nccl => {
-                "no NCCL: libnccl.so was not found, so GPUs cannot exchange values; install NCCL (where only libnccl.so.2 exists, link libnccl.so to it in a folder of LD_LIBRARY_PATH)"
+                "no NCCL: libnccl.so.2 was not found, so GPUs cannot exchange values; install NCCL or put its folder into LD_LIBRARY_PATH"
             }
         }
     }
@@ -70,6 +75,14 @@ pub fn require(library: Library) -> Result<(), Missing> {
         true => Ok(()),
         false => Err(Missing(library.absence().to_owned())),
     }
+}
+
+/// NCCL, whose file name `cudarc` does not try.
+pub(super) fn open_nccl() -> Result<libloading::Library, Missing> {
+    // SAFETY: loading runs the library's initialisers, which NVIDIA's are made for.
+    let open = |name: &str| unsafe { libloading::Library::new(name) }.ok();
+    let found = ["libnccl.so.2", "libnccl.so"].into_iter().find_map(open);
+    found.ok_or_else(|| Missing(Library::Nccl.absence().to_owned()))
 }
 
 /// Loads a library from its file for as long as the process lives; later searches by its name find it.
@@ -87,6 +100,18 @@ pub(super) fn nvrtc_version() -> (i32, i32) {
     // SAFETY: two numbers are written to variables of their type. Without a version the numbers stay 0.
     let _ = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     (major, minor)
+}
+
+/// As NCCL numbers it: 22304 is 2.23.4.
+fn nccl_version() -> Option<i32> {
+    let library = open_nccl().ok()?;
+    let mut version = 0;
+    // SAFETY: the entry point's type, as in NCCL's header; a number is written to a variable of its type.
+    let asked = unsafe {
+        let ask = library.get::<unsafe extern "C" fn(*mut i32) -> i32>(b"ncclGetVersion").ok()?;
+        ask(&raw mut version)
+    };
+    (asked == 0).then_some(version)
 }
 
 /// What there is, and what is missing, a line each.
@@ -112,9 +137,7 @@ fn version(library: Library) -> String {
             format!("NVRTC {major}.{minor}")
         }
         Library::Nccl => {
-            let mut version = 0;
-            // SAFETY: a number is written to a variable of its type. Without a version it stays 0.
-            let _ = unsafe { nccl::sys::ncclGetVersion(&raw mut version) };
+            let version = nccl_version().unwrap_or_default();
             format!("NCCL {}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
         }
         Library::Driver | Library::Cublas | Library::CublasLt => format!("{library:?} found"),

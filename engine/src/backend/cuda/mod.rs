@@ -1,5 +1,24 @@
-//! The CUDA backend's parts: kernels, their compiler, and the libraries found at run time. No model calls them yet.
+//! The CUDA backend: kernels and their compiler, libraries found at run time, and a GPU as a model's backend over them.
 //! Builds and starts where no CUDA is installed.
+//!
+//! ```text
+//! backend -> {attention, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl} -> {library, error}
+//! ```
 
+mod attention;
+mod backend;
+mod batch;
+mod blas;
+mod card;
 pub mod compile;
+mod error;
+mod group;
+mod launch;
 pub mod library;
+mod memory;
+mod nccl;
+mod scratch;
+mod tensor;
+
+pub use backend::Cuda;
+pub use error::CudaError;

@@ -1,0 +1,222 @@
+//! Attention over the paged cache: one kernel for sequences with one new token, products and a softmax for longer chunks.
+
+use super::batch::{Batch, Chunk, Decodes};
+use super::blas::{Matrices, Output, Product, Right};
+use super::card::Card;
+use super::error::CudaError;
+use super::launch::Argument;
+use super::scratch::Scratch;
+use super::tensor::{KvCache, Layer, Tensor};
+use crate::backend::AttentionShape;
+
+/// Of the decode kernel (`attention.cu`): query heads that share a read of their keys, and warps of a block.
+const HEADS: usize = 8;
+const DECODE_WARPS: usize = 4;
+/// Parts of a sequence that blocks take each, at most.
+const SPLITS_MAX: usize = 8;
+/// A block of the decode kernel should have as many keys, or splitting costs more than it saves.
+const KEYS_PER_SPLIT: usize = 64;
+/// Scores and shares of a tile of a chunk; half of an A100's second-level cache.
+const TILE_BYTES: usize = 20 << 20;
+/// Tokens of a tile at least.
+const TILE_TOKENS_MIN: usize = 16;
+
+/// Buffers of all layers' attention.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    parts: Scratch,
+    keys: Scratch,
+    values: Scratch,
+    scores: Scratch,
+    shares: Scratch,
+}
+
+/// One layer's attention of one batch.
+pub(super) struct Attention<'a> {
+    pub(super) card: &'a Card,
+    pub(super) shape: &'a AttentionShape,
+    pub(super) kv: &'a KvCache,
+    pub(super) layer: usize,
+    pub(super) batch: &'a Batch,
+    pub(super) qkv: &'a Tensor,
+    /// Has its shape.
+    pub(super) out: &'a Tensor,
+}
+
+/// A chunk's keys and values side by side, and which of its tokens a tile has.
+struct Tile {
+    keys: u64,
+    values: u64,
+    /// Of the whole chunk and what is before it.
+    keys_all: usize,
+    first: usize,
+    tokens: usize,
+}
+
+impl Attention<'_> {
+    pub(super) fn run(&self, room: &mut Room) -> Result<(), CudaError> {
+        for run in &self.batch.decodes {
+            self.decode(run, room)?;
+        }
+        for chunk in &self.batch.chunks {
+            self.chunk(chunk, room)?;
+        }
+        Ok(())
+    }
+
+    fn layer(&self) -> &Layer {
+        &self.kv.layers[self.layer]
+    }
+
+    /// Values of a row of `qkv`.
+    fn width(&self) -> usize {
+        (self.shape.query_heads + 2 * self.shape.kv_heads) * self.shape.head_dim
+    }
+
+    /// Query heads of a KV head.
+    fn group(&self) -> usize {
+        self.shape.query_heads / self.shape.kv_heads
+    }
+
+    /// How many blocks share a sequence: enough to fill the card twice, if the keys suffice.
+    fn splits(&self, run: &Decodes) -> Result<usize, CudaError> {
+        let tiles = self.shape.kv_heads * self.group().div_ceil(HEADS) * run.count;
+        let wanted = (2 * self.card.multiprocessors()?).div_ceil(tiles);
+        Ok(wanted.min(run.keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX))
+    }
+
+    fn decode(&self, run: &Decodes, room: &mut Room) -> Result<(), CudaError> {
+        let AttentionShape { query_heads, kv_heads, head_dim, scale } = *self.shape;
+        let (card, batch, bytes) = (self.card, self.batch, self.card.value_bytes());
+        let splits = self.splits(run)?;
+        let parts = splits * DECODE_WARPS;
+        let partial = room.parts.room(card, 4 * run.count * query_heads * parts * (head_dim + 2))?;
+        let queries = self.qkv.pointer() + (run.row * self.width() * bytes) as u64;
+        let tables = batch.tables + 4 * (run.span * batch.table_width) as u64;
+        card.launch(
+            "paged_decode",
+            [splits, kv_heads * self.group().div_ceil(HEADS), run.count],
+            32 * DECODE_WARPS as u32,
+            &[
+                Argument::Pointer(partial),
+                Argument::Pointer(queries),
+                Argument::Pointer(self.layer().keys.pointer),
+                Argument::Pointer(self.layer().values.pointer),
+                Argument::Pointer(batch.lengths + 4 * run.span as u64),
+                Argument::Pointer(tables),
+                Argument::I32(batch.table_width as i32),
+                Argument::I32(self.kv.block_size as i32),
+                Argument::I32(query_heads as i32),
+                Argument::I32(kv_heads as i32),
+                Argument::I32(head_dim as i32),
+                Argument::F32(scale),
+            ],
+        )?;
+        let out = self.out.pointer() + (run.row * query_heads * head_dim * bytes) as u64;
+        card.launch(
+            "combine",
+            [run.count * query_heads, 1, 1],
+            128,
+            &[
+                Argument::Pointer(out),
+                Argument::Pointer(partial),
+                Argument::I32(parts as i32),
+                Argument::I32(head_dim as i32),
+            ],
+        )
+    }
+
+    fn chunk(&self, chunk: &Chunk, room: &mut Room) -> Result<(), CudaError> {
+        let AttentionShape { kv_heads, head_dim, .. } = *self.shape;
+        let bytes = self.card.value_bytes();
+        let keys_all = chunk.context + chunk.tokens;
+        let gathered = kv_heads * keys_all * head_dim * bytes;
+        let keys = room.keys.room(self.card, gathered)?;
+        let values = room.values.room(self.card, gathered)?;
+        self.gather(chunk, keys_all, keys, values)?;
+        let a_token = self.group() * keys_all * (4 + bytes);
+        let most = (TILE_BYTES / a_token).max(TILE_TOKENS_MIN).min(chunk.tokens);
+        for kv_head in 0..kv_heads {
+            let head = (kv_head * keys_all * head_dim * bytes) as u64;
+            for first in (0..chunk.tokens).step_by(most) {
+                let tokens = most.min(chunk.tokens - first);
+                let tile = Tile { keys: keys + head, values: values + head, keys_all, first, tokens };
+                self.tile(chunk, kv_head, &tile, room)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(&self, chunk: &Chunk, keys_all: usize, keys: u64, values: u64) -> Result<(), CudaError> {
+        let AttentionShape { kv_heads, head_dim, .. } = *self.shape;
+        let table = self.batch.tables + 4 * (chunk.span * self.batch.table_width) as u64;
+        self.card.launch(
+            "gather_kv",
+            [keys_all, kv_heads, 1],
+            head_dim.next_multiple_of(32).min(256) as u32,
+            &[
+                Argument::Pointer(keys),
+                Argument::Pointer(values),
+                Argument::Pointer(self.layer().keys.pointer),
+                Argument::Pointer(self.layer().values.pointer),
+                Argument::Pointer(table),
+                Argument::I32(self.kv.block_size as i32),
+                Argument::I32(kv_heads as i32),
+                Argument::I32(head_dim as i32),
+            ],
+        )
+    }
+
+    /// Some tokens of a chunk against the keys up to the last of them, for the query heads of one KV head.
+    fn tile(&self, chunk: &Chunk, kv_head: usize, tile: &Tile, room: &mut Room) -> Result<(), CudaError> {
+        let AttentionShape { head_dim, scale, query_heads, .. } = *self.shape;
+        let Tile { first, tokens, .. } = *tile;
+        let (card, bytes, group, width) = (self.card, self.card.value_bytes(), self.group(), self.width());
+        let context = chunk.context + first;
+        let keys = context + tokens;
+        debug_assert!(keys <= tile.keys_all, "a tile ends within its chunk");
+        let scores = room.scores.room(card, 4 * group * tokens * keys)?;
+        let shares = room.shares.room(card, bytes * group * tokens * keys)?;
+        let (row, head) = (chunk.row + first, kv_head * group * head_dim);
+        let queries = self.qkv.pointer() + ((row * width + head) * bytes) as u64;
+        let out = self.out.pointer() + ((row * query_heads * head_dim + head) * bytes) as u64;
+        let (square, wide) = (tokens * keys, query_heads * head_dim);
+        card.product(&Product {
+            what: "scores of a chunk",
+            m: tokens,
+            n: keys,
+            k: head_dim,
+            batch: group,
+            a: Matrices { pointer: queries, row: width, next: head_dim },
+            b: Matrices { pointer: tile.keys, row: head_dim, next: 0 },
+            right: Right::Transposed,
+            out: Matrices { pointer: scores, row: keys, next: square },
+            output: Output::F32,
+        })?;
+        card.launch(
+            "causal_softmax",
+            [group * tokens, 1, 1],
+            256,
+            &[
+                Argument::Pointer(shares),
+                Argument::Pointer(scores),
+                Argument::F32(scale),
+                Argument::I32(tokens as i32),
+                Argument::I32(keys as i32),
+                Argument::I32(context as i32),
+            ],
+        )?;
+        card.product(&Product {
+            what: "values of a chunk",
+            m: tokens,
+            n: head_dim,
+            k: keys,
+            batch: group,
+            a: Matrices { pointer: shares, row: keys, next: square },
+            b: Matrices { pointer: tile.values, row: head_dim, next: 0 },
+            right: Right::AsIs,
+            out: Matrices { pointer: out, row: wide, next: head_dim },
+            output: Output::Element,
+        })
+    }
+}

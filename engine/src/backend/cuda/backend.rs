@@ -1,0 +1,479 @@
+//! A GPU as a model's backend: shapes of results, and which kernel makes them. Knows no launch and no library.
+
+use std::cell::{OnceCell, RefCell};
+
+use camino::Utf8Path;
+use half::bf16;
+
+use super::attention::{Attention, Room};
+use super::batch::Batch;
+use super::blas::{Matrices, Output, Product, Right};
+use super::card::Card;
+use super::compile::Element;
+use super::error::CudaError;
+use super::group::Group;
+use super::launch::Argument;
+use super::memory::Buffer;
+use super::scratch::{Scratch, Upload, grow};
+use super::tensor::{Embedding, KvCache, Layer, Linear, Norm, Rotary, Tensor};
+use crate::backend::{AttentionShape, Backend, Part, Span};
+use crate::comm::Mesh;
+use crate::shard::Dtype;
+
+/// Threads of a block, where it does not matter much.
+const THREADS: u32 = 256;
+
+/// One rank's GPU. One thread uses it.
+#[derive(Debug)]
+pub struct Cuda {
+    card: Card,
+    step: Upload,
+    /// Rows that `take_rows` was asked for.
+    rows: RefCell<Upload>,
+    room: RefCell<Room>,
+    /// Logits as f32.
+    wide: RefCell<Scratch>,
+    /// The largest logits and their tokens.
+    found: RefCell<Scratch>,
+}
+
+impl Cuda {
+    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`.
+    pub fn open(ordinal: usize, kernels: &Utf8Path) -> Result<Self, CudaError> {
+        Ok(Self {
+            card: Card::open(ordinal, kernels)?,
+            step: Upload::default(),
+            rows: RefCell::default(),
+            room: RefCell::default(),
+            wide: RefCell::default(),
+            found: RefCell::default(),
+        })
+    }
+
+    /// One thread a value of `n`.
+    fn each(&self, kernel: &'static str, n: usize, arguments: &[Argument]) -> Result<(), CudaError> {
+        self.card.launch(kernel, [n.div_ceil(THREADS as usize), 1, 1], THREADS, arguments)
+    }
+
+    fn embed_rows(
+        &self,
+        table: &Buffer,
+        [first, rows, hidden]: [usize; 3],
+        batch: &Batch,
+        out: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        self.reshape(out, batch.rows, hidden)?;
+        self.card.launch(
+            "embed",
+            [batch.rows, 1, 1],
+            THREADS,
+            &[
+                Argument::Pointer(out.pointer()),
+                Argument::Pointer(table.pointer),
+                Argument::Pointer(batch.tokens),
+                Argument::U32(first as u32),
+                Argument::U32(rows as u32),
+                Argument::I32(hidden as i32),
+            ],
+        )
+    }
+
+    /// A vector in the card's type.
+    fn vector(&self, values: &[f32]) -> Result<Buffer, CudaError> {
+        let what = "weights of a norm";
+        match self.card.element() {
+            Element::F32 => self.card.upload(&[bytemuck::cast_slice(values)], what),
+            Element::Bf16 => {
+                let values: Vec<u16> = values.iter().map(|&value| bf16::from_f32(value).to_bits()).collect();
+                self.card.upload(&[bytemuck::cast_slice(&values)], what)
+            }
+        }
+    }
+
+    /// A norm's vectors on the device.
+    fn vectors<'a>(&self, norm: &'a Norm) -> Result<&'a (Buffer, Option<Buffer>), CudaError> {
+        if norm.there.get().is_none() {
+            let weight = self.vector(&norm.weight)?;
+            let bias = norm.bias.as_deref().map(|bias| self.vector(bias)).transpose()?;
+            let _ = norm.there.set((weight, bias));
+        }
+        Ok(norm.there.get().expect("set above"))
+    }
+
+    /// `all[ranks rows, held]` as f32 on the device.
+    fn widen(&self, all: &Tensor, wide: &mut Scratch) -> Result<u64, CudaError> {
+        if self.card.element() == Element::F32 {
+            return Ok(all.pointer());
+        }
+        let to = wide.room(&self.card, 4 * all.values())?;
+        let n = all.values();
+        self.each(
+            "to_f32",
+            n,
+            &[Argument::Pointer(to), Argument::Pointer(all.pointer()), Argument::I64(n as i64)],
+        )?;
+        Ok(to)
+    }
+}
+
+/// Tokens of rank `rank`'s part of the vocabulary that are no padding.
+fn own(rank: usize, held: usize, vocab: usize) -> usize {
+    held.min(vocab.saturating_sub(rank * held))
+}
+
+impl Backend for Cuda {
+    type Error = CudaError;
+    type Tensor = Tensor;
+    type Linear = Linear;
+    type Embedding = Embedding;
+    type Norm = Norm;
+    type Rotary = Rotary;
+    type KvCache = KvCache;
+    type Batch<'a> = Batch;
+    type Group = Group;
+
+    /// A lane holds eight values of a head.
+    const HEAD_DIM_MAX: usize = 256;
+
+    /// Making the cache says more.
+    fn has_room(&self, _bytes: u64) -> bool {
+        true
+    }
+
+    fn tensor(&self) -> Tensor {
+        Tensor::default()
+    }
+
+    fn linear(&self, parts: &[Part<'_>]) -> Result<Linear, CudaError> {
+        for part in parts {
+            self.card.load(part.dtype)?;
+        }
+        let rows = parts.iter().map(|part| part.shape[0] as usize).sum();
+        let columns = parts[0].shape[1] as usize;
+        let bytes: Vec<&[u8]> = parts.iter().map(|part| &part.bytes[..]).collect();
+        let buffer = self.card.upload(&bytes, "weights")?;
+        Ok(Linear { rows, columns, dtype: parts[0].dtype, buffer })
+    }
+
+    fn linear_dtype(&self, w: &Linear) -> Dtype {
+        w.dtype
+    }
+
+    fn embedding(&self, first: u32, part: &Part<'_>) -> Result<Embedding, CudaError> {
+        self.card.load(part.dtype)?;
+        let buffer = self.card.upload(&[&part.bytes], "the embedding")?;
+        let [rows, hidden] = [part.shape[0], part.shape[1]].map(|length| length as usize);
+        Ok(Embedding { first, rows, hidden, buffer })
+    }
+
+    fn norm(&self, weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Result<Norm, CudaError> {
+        Ok(Norm { weight: weight.to_vec(), bias: bias.map(<[f32]>::to_vec), epsilon, there: OnceCell::new() })
+    }
+
+    fn rotary(&self, theta: f64, head_dim: usize, positions: usize) -> Result<Rotary, CudaError> {
+        let half = head_dim / 2;
+        let angle = |index: usize| {
+            let (position, i) = (index / half, index % half);
+            position as f64 / theta.powf(2.0 * i as f64 / head_dim as f64)
+        };
+        let all = |turn: fn(f64) -> f64| -> Vec<f32> {
+            (0..positions * half).map(|index| turn(angle(index)) as f32).collect()
+        };
+        let upload = |values: Vec<f32>| self.card.upload(&[bytemuck::cast_slice(&values)], "rotary angles");
+        Ok(Rotary { cosines: upload(all(f64::cos))?, sines: upload(all(f64::sin))? })
+    }
+
+    fn kv_cache(
+        &self,
+        shape: &AttentionShape,
+        layers: usize,
+        blocks: usize,
+        block_size: usize,
+        dtype: Dtype,
+    ) -> Result<KvCache, CudaError> {
+        self.card.load(dtype)?;
+        self.card.end_uploads();
+        let what = "keys and values";
+        let half = blocks * block_size * shape.kv_heads * shape.head_dim * self.card.value_bytes();
+        let (bytes, free) = (2 * layers * half, self.card.free_bytes()?);
+        if bytes > free {
+            return Err(CudaError::Memory { what, bytes, free });
+        }
+        let layer = |_| {
+            let [keys, values] = [self.card.allocate(half, what)?, self.card.allocate(half, what)?];
+            Ok(Layer { keys, values })
+        };
+        let layers = (0..layers).map(layer).collect::<Result<_, CudaError>>()?;
+        Ok(KvCache { layers, block_size, bytes: bytes as u64 })
+    }
+
+    fn kv_bytes(&self, kv: &KvCache) -> u64 {
+        kv.bytes
+    }
+
+    fn group(&mut self, mesh: &Mesh, ranks: &[usize]) -> Result<Box<Group>, CudaError> {
+        Ok(Box::new(Group::join(&self.card, mesh, ranks)?))
+    }
+
+    fn group_size(&self, group: &Group) -> usize {
+        group.size()
+    }
+
+    fn begin<'a>(&mut self, spans: &'a [Span<'a>], tokens: &'a [u32]) -> Result<Batch, CudaError> {
+        Batch::new(&self.card, &mut self.step, spans, tokens)
+    }
+
+    fn reshape(&self, x: &mut Tensor, rows: usize, width: usize) -> Result<(), CudaError> {
+        grow(&mut x.buffer, &self.card, rows * width * self.card.value_bytes(), "activations")?;
+        (x.rows, x.width) = (rows, width);
+        Ok(())
+    }
+
+    fn embed(&self, table: &Embedding, batch: &Batch, out: &mut Tensor) -> Result<(), CudaError> {
+        self.embed_rows(&table.buffer, [table.first as usize, table.rows, table.hidden], batch, out)
+    }
+
+    fn embed_head(
+        &self,
+        head: &Linear,
+        first: u32,
+        batch: &Batch,
+        out: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        self.embed_rows(&head.buffer, [first as usize, head.rows, head.columns], batch, out)
+    }
+
+    fn apply_norm(&self, norm: &Norm, x: &Tensor, y: &mut Tensor) -> Result<(), CudaError> {
+        self.reshape(y, x.rows, x.width)?;
+        let (weight, bias) = self.vectors(norm)?;
+        let mut arguments = vec![
+            Argument::Pointer(y.pointer()),
+            Argument::Pointer(x.pointer()),
+            // No residual: it is added where ranks have summed it.
+            Argument::Pointer(0),
+            Argument::Pointer(weight.pointer),
+        ];
+        arguments.extend(bias.as_ref().map(|bias| Argument::Pointer(bias.pointer)));
+        arguments.extend([Argument::F32(norm.epsilon), Argument::I32(x.width as i32)]);
+        let kernel = if bias.is_some() { "layer_norm" } else { "rms_norm" };
+        self.card.launch(kernel, [x.rows, 1, 1], THREADS, &arguments)
+    }
+
+    fn product(&self, w: &Linear, x: &Tensor, y: &mut Tensor) -> Result<(), CudaError> {
+        assert_eq!(x.width, w.columns, "expected x of rows of {}", w.columns);
+        self.reshape(y, x.rows, w.rows)?;
+        let alone = |pointer, row| Matrices { pointer, row, next: 0 };
+        self.card.product(&Product {
+            what: "product with a weight",
+            m: x.rows,
+            n: w.rows,
+            k: w.columns,
+            batch: 1,
+            a: alone(x.pointer(), x.width),
+            b: alone(w.buffer.pointer, w.columns),
+            right: Right::Transposed,
+            out: alone(y.pointer(), w.rows),
+            output: Output::Element,
+        })
+    }
+
+    fn rotate_and_store(
+        &self,
+        rotary: &Rotary,
+        kv: &mut KvCache,
+        layer: usize,
+        shape: &AttentionShape,
+        batch: &Batch,
+        qkv: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        let AttentionShape { query_heads, kv_heads, head_dim, .. } = *shape;
+        self.card.launch(
+            "rotate_store",
+            [batch.rows, 1, 1],
+            THREADS,
+            &[
+                Argument::Pointer(qkv.pointer()),
+                Argument::Pointer(kv.layers[layer].keys.pointer),
+                Argument::Pointer(kv.layers[layer].values.pointer),
+                Argument::Pointer(rotary.cosines.pointer),
+                Argument::Pointer(rotary.sines.pointer),
+                Argument::Pointer(batch.positions),
+                Argument::Pointer(batch.seqs),
+                Argument::Pointer(batch.tables),
+                Argument::I32(batch.table_width as i32),
+                Argument::I32(kv.block_size as i32),
+                Argument::I32(query_heads as i32),
+                Argument::I32(kv_heads as i32),
+                Argument::I32(head_dim as i32),
+            ],
+        )
+    }
+
+    fn attend(
+        &self,
+        kv: &KvCache,
+        layer: usize,
+        shape: &AttentionShape,
+        batch: &Batch,
+        qkv: &Tensor,
+        out: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        self.reshape(out, batch.rows, shape.query_heads * shape.head_dim)?;
+        let attention = Attention { card: &self.card, shape, kv, layer, batch, qkv, out };
+        attention.run(&mut self.room.borrow_mut())
+    }
+
+    fn gelu(&self, x: &mut Tensor) -> Result<(), CudaError> {
+        let n = x.values();
+        self.each("gelu", n, &[Argument::Pointer(x.pointer()), Argument::I64(n as i64)])
+    }
+
+    fn silu_mul(&self, gate_up: &Tensor, f: usize, out: &mut Tensor) -> Result<(), CudaError> {
+        self.reshape(out, gate_up.rows, f)?;
+        let n = out.values();
+        let arguments = [
+            Argument::Pointer(out.pointer()),
+            Argument::Pointer(gate_up.pointer()),
+            Argument::I32(f as i32),
+            Argument::I64(n as i64),
+        ];
+        self.each("silu_mul", n, &arguments)
+    }
+
+    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<(), CudaError> {
+        assert_eq!((x.rows, x.width), (y.rows, y.width), "expected equal shapes");
+        let n = x.values();
+        let arguments =
+            [Argument::Pointer(x.pointer()), Argument::Pointer(y.pointer()), Argument::I64(n as i64)];
+        self.each("add", n, &arguments)
+    }
+
+    fn take_rows(&self, x: &Tensor, rows: &[usize], out: &mut Tensor) -> Result<(), CudaError> {
+        self.reshape(out, rows.len(), x.width)?;
+        let indices: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        assert!(rows.iter().all(|&row| row < x.rows), "expected rows below {}", x.rows);
+        let indices = self.rows.borrow_mut().send(&self.card, &[&indices])?;
+        self.card.launch(
+            "gather_rows",
+            [rows.len(), 1, 1],
+            THREADS,
+            &[
+                Argument::Pointer(out.pointer()),
+                Argument::Pointer(x.pointer()),
+                Argument::Pointer(indices),
+                Argument::I32(x.width as i32),
+            ],
+        )
+    }
+
+    fn logits(
+        &self,
+        all: &Tensor,
+        ranks: usize,
+        rows: usize,
+        held: usize,
+        vocab: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), CudaError> {
+        let mut wide = self.wide.borrow_mut();
+        self.widen(all, &mut wide)?;
+        let buffer = match self.card.element() {
+            Element::F32 => all.buffer.as_ref(),
+            Element::Bf16 => wide.buffer.as_ref(),
+        };
+        let mut there = vec![0.0_f32; ranks * rows * held];
+        if let Some(buffer) = buffer.filter(|_| !there.is_empty()) {
+            self.card.read(buffer, &mut there, "logits")?;
+        }
+        out.clear();
+        for row in 0..rows {
+            for rank in 0..ranks {
+                let part = &there[(rank * rows + row) * held..][..own(rank, held, vocab)];
+                out.extend_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+
+    fn greedy(
+        &self,
+        all: &Tensor,
+        ranks: usize,
+        rows: usize,
+        held: usize,
+        vocab: usize,
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), CudaError> {
+        tokens.clear();
+        if rows == 0 {
+            return Ok(());
+        }
+        let logits = self.widen(all, &mut self.wide.borrow_mut())?;
+        let mut found = self.found.borrow_mut();
+        // A token a row and rank, then its logit.
+        let there = found.room(&self.card, 8 * ranks * rows)?;
+        let with_any: Vec<usize> = (0..ranks).filter(|&rank| own(rank, held, vocab) > 0).collect();
+        for &rank in &with_any {
+            let at = (rank * rows) as u64;
+            self.card.launch(
+                "argmax",
+                [rows, 1, 1],
+                THREADS,
+                &[
+                    Argument::Pointer(there + 4 * at),
+                    Argument::Pointer(there + 4 * (at + (ranks * rows) as u64)),
+                    Argument::Pointer(logits + 4 * at * held as u64),
+                    Argument::U32((rank * held) as u32),
+                    Argument::I32(held as i32),
+                    Argument::I32(own(rank, held, vocab) as i32),
+                ],
+            )?;
+        }
+        let mut words = vec![0_u32; 2 * ranks * rows];
+        let buffer = found.buffer.as_ref().expect("there is room");
+        self.card.read(buffer, &mut words, "tokens")?;
+        let (found, largest) = words.split_at(ranks * rows);
+        let logit = |row: usize, rank: usize| f32::from_bits(largest[rank * rows + row]);
+        let best = |row: usize| {
+            let first = with_any[0];
+            // Of equal logits the first: a later rank's must be larger.
+            with_any.iter().fold(
+                first,
+                |best, &rank| {
+                    if logit(row, rank) > logit(row, best) { rank } else { best }
+                },
+            )
+        };
+        tokens.extend((0..rows).map(|row| found[best(row) * rows + row]));
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<(), CudaError> {
+        self.card.wait("a step")
+    }
+
+    fn all_reduce(&self, group: &mut Group, x: &mut Tensor) -> Result<(), CudaError> {
+        group.all_reduce(&self.card, x)
+    }
+
+    fn all_gather(&self, group: &mut Group, mine: &Tensor, all: &mut Tensor) -> Result<(), CudaError> {
+        self.reshape(all, group.size() * mine.rows, mine.width)?;
+        group.all_gather(&self.card, mine, all)
+    }
+
+    fn send(&self, group: &mut Group, to: usize, x: &Tensor) -> Result<(), CudaError> {
+        group.send(&self.card, to, x)
+    }
+
+    fn recv(
+        &self,
+        group: &mut Group,
+        from: usize,
+        rows: usize,
+        width: usize,
+        x: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        self.reshape(x, rows, width)?;
+        group.recv(&self.card, from, x)
+    }
+}

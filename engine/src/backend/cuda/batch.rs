@@ -1,0 +1,129 @@
+//! A step's spans as the kernels want them: made once, used by each layer. Knows no kernel.
+
+use super::card::Card;
+use super::error::CudaError;
+use super::scratch::Upload;
+use crate::backend::Span;
+
+/// Spans side by side that have one new token each: one launch of the decode kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Decodes {
+    /// The first one, among all spans.
+    pub(super) span: usize,
+    pub(super) row: usize,
+    pub(super) count: usize,
+    /// Keys of the longest.
+    pub(super) keys_max: usize,
+}
+
+/// A span of several tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chunk {
+    pub(super) span: usize,
+    pub(super) row: usize,
+    pub(super) tokens: usize,
+    pub(super) context: usize,
+}
+
+/// A step, on the device and in words.
+#[derive(Debug)]
+pub struct Batch {
+    /// Tokens of all spans.
+    pub(super) rows: usize,
+    /// Entries of a block table, of the longest.
+    pub(super) table_width: usize,
+    pub(super) decodes: Vec<Decodes>,
+    pub(super) chunks: Vec<Chunk>,
+    /// `[rows]`: token ids.
+    pub(super) tokens: u64,
+    /// `[rows]`: places in their sequences.
+    pub(super) positions: u64,
+    /// `[rows]`: spans.
+    pub(super) seqs: u64,
+    /// `[spans]`: keys of each.
+    pub(super) lengths: u64,
+    /// `[spans, table_width]`: blocks.
+    pub(super) tables: u64,
+}
+
+impl Batch {
+    pub(super) fn new(
+        card: &Card,
+        upload: &mut Upload,
+        spans: &[Span<'_>],
+        tokens: &[u32],
+    ) -> Result<Self, CudaError> {
+        assert!(spans.iter().all(|span| span.tokens > 0), "a span has a token at least");
+        let rows: usize = spans.iter().map(|span| span.tokens).sum();
+        assert_eq!(tokens.len(), rows, "expected a token a row");
+        let (mut positions, mut seqs) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        for (number, span) in spans.iter().enumerate() {
+            assert_eq!(span.first_row, positions.len(), "spans follow each other");
+            positions.extend((span.context..span.context + span.tokens).map(|position| position as u32));
+            seqs.extend(std::iter::repeat_n(number as u32, span.tokens));
+        }
+        let lengths: Vec<u32> = spans.iter().map(|span| (span.context + span.tokens) as u32).collect();
+        let table_width = spans.iter().map(|span| span.table.len()).max().unwrap_or(0);
+        let mut tables = vec![0; spans.len() * table_width];
+        for (entries, span) in tables.chunks_exact_mut(table_width.max(1)).zip(spans) {
+            entries[..span.table.len()].copy_from_slice(span.table);
+        }
+        let first = upload.send(card, &[tokens, &positions, &seqs, &lengths, &tables])?;
+        let address = |numbers: usize| first + 4 * numbers as u64;
+        let (decodes, chunks) = sorted(spans);
+        Ok(Self {
+            rows,
+            table_width,
+            decodes,
+            chunks,
+            tokens: first,
+            positions: address(rows),
+            seqs: address(2 * rows),
+            lengths: address(3 * rows),
+            tables: address(3 * rows + spans.len()),
+        })
+    }
+}
+
+/// Spans of one token in runs, and the others.
+fn sorted(spans: &[Span<'_>]) -> (Vec<Decodes>, Vec<Chunk>) {
+    let (mut decodes, mut chunks) = (Vec::<Decodes>::new(), Vec::new());
+    for (number, span) in spans.iter().enumerate() {
+        let Span { first_row: row, tokens, context, .. } = *span;
+        if tokens > 1 {
+            chunks.push(Chunk { span: number, row, tokens, context });
+            continue;
+        }
+        match decodes.last_mut() {
+            Some(run) if run.span + run.count == number => {
+                run.count += 1;
+                run.keys_max = run.keys_max.max(context + 1);
+            }
+            _ => decodes.push(Decodes { span: number, row, count: 1, keys_max: context + 1 }),
+        }
+    }
+    (decodes, chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_decodes_side_by_side_are_one_run() {
+        let lengths = [(1, 5), (1, 9), (3, 0), (1, 2), (4, 7)];
+        let mut row = 0;
+        let spans: Vec<Span<'_>> = lengths
+            .iter()
+            .map(|&(tokens, context)| {
+                row += tokens;
+                Span { first_row: row - tokens, tokens, context, table: &[] }
+            })
+            .collect();
+        let (decodes, chunks) = sorted(&spans);
+        let run = |span, row, count, keys_max| Decodes { span, row, count, keys_max };
+        assert_eq!(decodes, [run(0, 0, 2, 10), run(3, 5, 1, 3)]);
+        let chunk = |span, row, tokens, context| Chunk { span, row, tokens, context };
+        assert_eq!(chunks, [chunk(2, 2, 3, 0), chunk(4, 6, 4, 7)]);
+    }
+}

@@ -1,0 +1,241 @@
+//! One GPU, opened by one rank: its stream, its kernels, its products, its messages, and waiting for it. Knows no tensor's shape.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use cudarc::driver::sys::{CUevent_flags, CUresult};
+use cudarc::driver::{CudaContext, CudaStream};
+
+use super::blas::{Blas, Product};
+use super::compile::Element;
+use super::error::{CudaError, driver};
+use super::launch::{Argument, Kernels};
+use super::library::{Library, require};
+use super::memory::{Buffer, Pinned};
+use super::nccl::{Comm, PATIENCE};
+use crate::clock::monotonic_ns;
+use crate::shard::Dtype;
+
+/// Bytes of a weight that go through pinned memory at a time.
+const PIECE: usize = 16 << 20;
+/// How long a rank looks at the GPU without sleeping: longer than most steps of decoding.
+const AWAKE_NS: u64 = 20_000_000;
+
+/// What is loaded for the type of the weights, when the first of them is.
+#[derive(Debug)]
+struct Typed {
+    element: Element,
+    kernels: Kernels,
+    blas: Blas,
+}
+
+/// A GPU and what is loaded on it. One thread uses it.
+#[derive(Debug)]
+pub(super) struct Card {
+    context: Arc<CudaContext>,
+    pub(super) stream: Arc<CudaStream>,
+    /// Where compiled kernels are kept.
+    folder: Utf8PathBuf,
+    typed: OnceCell<Typed>,
+    /// The rank's groups: who waits looks at them.
+    comms: RefCell<Vec<Rc<Comm>>>,
+    /// Two pieces of pinned memory, for weights to take turns.
+    pieces: RefCell<Option<[Pinned; 2]>>,
+}
+
+impl Card {
+    /// Opens GPU `ordinal`; kernels that `folder` does not hold will be compiled into it.
+    pub(super) fn open(ordinal: usize, folder: &Utf8Path) -> Result<Self, CudaError> {
+        for library in [Library::Driver, Library::Nvrtc, Library::Cublas] {
+            require(library)?;
+        }
+        let count = CudaContext::device_count().map_or(0, |count| count as usize);
+        if ordinal >= count {
+            return Err(CudaError::Device { ordinal, count });
+        }
+        let context = CudaContext::new(ordinal).map_err(driver("open the GPU"))?;
+        super::memory::without_event_tracking(&context);
+        let stream = context.new_stream().map_err(driver("open a stream"))?;
+        Ok(Self {
+            context,
+            stream,
+            folder: folder.to_owned(),
+            typed: OnceCell::new(),
+            comms: RefCell::default(),
+            pieces: RefCell::default(),
+        })
+    }
+
+    /// Loads kernels for weights of this type; all that come are of one.
+    pub(super) fn load(&self, dtype: Dtype) -> Result<(), CudaError> {
+        let element = match dtype {
+            Dtype::Float32 => Element::F32,
+            Dtype::Bfloat16 => Element::Bf16,
+            Dtype::Float16 => return Err(CudaError::Dtype(dtype)),
+        };
+        match self.typed.get() {
+            Some(typed) if typed.element == element => Ok(()),
+            Some(typed) => Err(CudaError::Mixed { expected: typed.element.name(), found: dtype }),
+            None => {
+                let kernels = Kernels::load(&self.context, &self.stream, &self.folder, element)?;
+                let blas = Blas::new(&self.stream, element)?;
+                self.typed
+                    .set(Typed { element, kernels, blas })
+                    .expect("it was empty, and this is the one thread");
+                Ok(())
+            }
+        }
+    }
+
+    fn typed(&self) -> &Typed {
+        self.typed.get().expect("weights are loaded before anything is computed")
+    }
+
+    /// Type of activations, weights, keys and values.
+    pub(super) fn element(&self) -> Element {
+        self.typed().element
+    }
+
+    /// Queues a kernel.
+    pub(super) fn launch(
+        &self,
+        name: &'static str,
+        grid: [usize; 3],
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), CudaError> {
+        self.typed().kernels.launch(name, grid, threads, arguments)
+    }
+
+    /// Queues a product.
+    pub(super) fn product(&self, product: &Product) -> Result<(), CudaError> {
+        self.typed().blas.product(product)
+    }
+
+    /// Bytes of a value.
+    pub(super) fn value_bytes(&self) -> usize {
+        match self.element() {
+            Element::F32 => 4,
+            Element::Bf16 => 2,
+        }
+    }
+
+    /// Multiprocessors.
+    pub(super) fn multiprocessors(&self) -> Result<usize, CudaError> {
+        use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT;
+        self.context.attribute(COUNT).map(|count| count as usize).map_err(driver("ask the GPU what it has"))
+    }
+
+    /// Bytes that nobody has taken.
+    pub(super) fn free_bytes(&self) -> Result<usize, CudaError> {
+        self.context.mem_get_info().map(|(free, _)| free).map_err(driver("ask the GPU for its memory"))
+    }
+
+    /// Room for `bytes` bytes; `what` is what for.
+    pub(super) fn allocate(&self, bytes: usize, what: &'static str) -> Result<Buffer, CudaError> {
+        Buffer::new(&self.stream, bytes, what)
+    }
+
+    /// Pinned memory of at least `bytes` bytes.
+    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
+        Pinned::new(&self.context, bytes)
+    }
+
+    /// A buffer of these bytes: a piece is copied into pinned memory while the device takes the one before.
+    pub(super) fn upload(&self, parts: &[&[u8]], what: &'static str) -> Result<Buffer, CudaError> {
+        let buffer = self.allocate(parts.iter().map(|part| part.len()).sum(), what)?;
+        let mut pieces = self.pieces.borrow_mut();
+        if pieces.is_none() {
+            *pieces = Some([self.pinned(PIECE)?, self.pinned(PIECE)?]);
+        }
+        let pieces = pieces.as_mut().expect("made above");
+        let mut sent = [None, None];
+        let mut to = 0;
+        let all = parts.iter().flat_map(|part| part.chunks(PIECE));
+        for (number, bytes) in all.enumerate() {
+            let (turn, piece) = (number % 2, &mut pieces[number % 2]);
+            if let Some(event) = sent[turn].take() {
+                let event: cudarc::driver::CudaEvent = event;
+                event.synchronize().map_err(driver("copy to the GPU"))?;
+            }
+            piece.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+            piece.send(&self.stream, &buffer, to, bytes.len())?;
+            sent[turn] = Some(self.stream.record_event(None).map_err(driver("copy to the GPU"))?);
+            to += bytes.len();
+        }
+        self.stream.synchronize().map_err(driver("copy to the GPU"))?;
+        Ok(buffer)
+    }
+
+    /// Queues a copy of the first bytes of one buffer to another; nothing where there are none.
+    pub(super) fn copy(
+        &self,
+        from: Option<&Buffer>,
+        to: Option<&Buffer>,
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        match (from, to) {
+            (Some(from), Some(to)) if bytes > 0 => from.copy(&self.stream, to, bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives up the memory that weights went through.
+    pub(super) fn end_uploads(&self) {
+        *self.pieces.borrow_mut() = None;
+    }
+
+    /// Waiting looks at this group, too, from now on.
+    pub(super) fn watch(&self, comm: &Rc<Comm>) {
+        self.comms.borrow_mut().push(Rc::clone(comm));
+    }
+
+    /// Waits until the stream is through. A group that fails, or a GPU that is not done in time, ends all groups of this rank, so that
+    /// nothing hangs on it.
+    pub(super) fn wait(&self, what: &'static str) -> Result<(), CudaError> {
+        let waited = self.wait_watching(what);
+        if waited.is_err() {
+            self.comms.borrow().iter().for_each(|comm| comm.abort());
+        }
+        waited
+    }
+
+    fn wait_watching(&self, what: &'static str) -> Result<(), CudaError> {
+        let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
+        let event = event.map_err(driver(what))?;
+        let began = monotonic_ns();
+        loop {
+            match event.try_is_complete() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.0 == CUresult::CUDA_ERROR_NOT_READY => {}
+                Err(error) => return Err(driver(what)(error)),
+            }
+            for comm in self.comms.borrow().iter() {
+                comm.look(what)?;
+            }
+            let waited_ns = monotonic_ns() - began;
+            if waited_ns > PATIENCE.as_nanos() as u64 {
+                return Err(CudaError::Stuck { what, seconds: PATIENCE.as_secs_f64() });
+            }
+            if waited_ns > AWAKE_NS {
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// The first values of a buffer, when the stream is through.
+    pub(super) fn read<T: bytemuck::Pod>(
+        &self,
+        buffer: &Buffer,
+        out: &mut [T],
+        what: &'static str,
+    ) -> Result<(), CudaError> {
+        self.wait(what)?;
+        buffer.read(&self.stream, out)
+    }
+}

@@ -1,0 +1,102 @@
+//! Why a call to the card did not work, in words. Knows no kernel.
+
+use cudarc::cublas::result::CublasError;
+use cudarc::driver::DriverError;
+use cudarc::nccl::result::NcclError;
+
+use super::compile::CompileError;
+use super::library::Missing;
+use crate::comm::CommError;
+use crate::shard::Dtype;
+
+/// What went wrong between this rank and its GPU.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    /// A library is not installed.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// A kernel was not compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// There is a driver, but it has no such device.
+    #[error("expected GPU {ordinal}, found {count}: ranks take GPUs in order, one each")]
+    Device {
+        /// Asked for.
+        ordinal: usize,
+        /// There are.
+        count: usize,
+    },
+    /// The driver refused.
+    #[error("{what}: CUDA says {code:?}")]
+    Driver {
+        /// What was asked of it.
+        what: &'static str,
+        /// Its answer.
+        code: cudarc::driver::sys::CUresult,
+    },
+    /// The card is full.
+    #[error("expected {:.2} GB of device memory for {what}, found {:.2} GB free", *.bytes as f64 / 1e9, *.free as f64 / 1e9)]
+    Memory {
+        /// For which purpose.
+        what: &'static str,
+        /// Asked for.
+        bytes: usize,
+        /// There were.
+        free: usize,
+    },
+    /// A product failed.
+    #[error("{what}: cuBLAS says {code:?}")]
+    Blas {
+        /// Which product.
+        what: &'static str,
+        /// Its answer.
+        code: cudarc::cublas::sys::cublasStatus_t,
+    },
+    /// A message between GPUs failed.
+    #[error("{what}: NCCL says {code:?}; a rank of the group is gone or its GPU failed")]
+    Nccl {
+        /// Which call.
+        what: &'static str,
+        /// Its answer.
+        code: cudarc::nccl::sys::ncclResult_t,
+    },
+    /// Nothing happened for too long.
+    #[error(
+        "{what}: expected it within {seconds:.0} s, found the GPU still at work: a rank of the group is gone or stuck"
+    )]
+    Stuck {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        seconds: f64,
+    },
+    /// Weights that the kernels do not take.
+    #[error("expected weights of float32 or bfloat16 on CUDA, found {0:?}")]
+    Dtype(Dtype),
+    /// Weights of several types.
+    #[error("expected weights of one type on CUDA, {expected} as the first, found {found:?}")]
+    Mixed {
+        /// As the kernels name it.
+        expected: &'static str,
+        /// Of another weight.
+        found: Dtype,
+    },
+    /// The ranks did not find each other.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+}
+
+/// Says what was asked of the driver.
+pub(super) fn driver(what: &'static str) -> impl FnOnce(DriverError) -> CudaError {
+    move |error| CudaError::Driver { what, code: error.0 }
+}
+
+/// Says which product it was.
+pub(super) fn blas(what: &'static str) -> impl FnOnce(CublasError) -> CudaError {
+    move |error| CudaError::Blas { what, code: error.0 }
+}
+
+/// Says which call it was.
+pub(super) fn nccl(what: &'static str) -> impl FnOnce(NcclError) -> CudaError {
+    move |error| CudaError::Nccl { what, code: error.0 }
+}

@@ -1,0 +1,70 @@
+//! Buffers that are kept from step to step and only grow, so that after the first large step nothing is allocated. Knows no kernel.
+
+use cudarc::driver::CudaEvent;
+
+use super::card::Card;
+use super::error::{CudaError, driver};
+use super::memory::{Buffer, Pinned};
+
+/// One buffer for values that do not outlive a call.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) buffer: Option<Buffer>,
+}
+
+impl Scratch {
+    /// The address of room for `bytes` bytes.
+    pub(super) fn room(&mut self, card: &Card, bytes: usize) -> Result<u64, CudaError> {
+        grow(&mut self.buffer, card, bytes, "values between two kernels")
+    }
+}
+
+/// Makes a buffer at least as large as `bytes`; its values are lost when it grows.
+pub(super) fn grow(
+    buffer: &mut Option<Buffer>,
+    card: &Card,
+    bytes: usize,
+    what: &'static str,
+) -> Result<u64, CudaError> {
+    if buffer.as_ref().is_none_or(|buffer| buffer.bytes() < bytes) {
+        // The old one goes first, so that both need not fit.
+        *buffer = None;
+        *buffer = Some(card.allocate(bytes, what)?);
+    }
+    Ok(buffer.as_ref().map_or(0, |buffer| buffer.pointer))
+}
+
+/// Numbers that the host tells the device once a step, by way of pinned memory.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    pinned: Option<Pinned>,
+    buffer: Option<Buffer>,
+    /// The device has read the pinned memory.
+    read: Option<CudaEvent>,
+}
+
+impl Upload {
+    /// Queues a copy of these numbers, one list after the other; the first one's address. The host does not wait, unless it is here again
+    /// before the device was.
+    pub(super) fn send(&mut self, card: &Card, lists: &[&[u32]]) -> Result<u64, CudaError> {
+        if let Some(read) = self.read.take() {
+            read.synchronize().map_err(driver("tell the GPU of a step"))?;
+        }
+        let bytes = 4 * lists.iter().map(|list| list.len()).sum::<usize>();
+        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes() < bytes) {
+            self.pinned = Some(card.pinned(bytes.next_power_of_two())?);
+        }
+        let to = grow(&mut self.buffer, card, bytes.next_power_of_two(), "the description of a step")?;
+        let (Some(pinned), Some(buffer)) = (&mut self.pinned, &self.buffer) else { return Ok(to) };
+        let mut rest = &mut pinned.as_mut_slice()[..bytes];
+        for list in lists {
+            let (own, after) = rest.split_at_mut(4 * list.len());
+            own.copy_from_slice(bytemuck::cast_slice(list));
+            rest = after;
+        }
+        pinned.send(&card.stream, buffer, 0, bytes)?;
+        let read = card.stream.record_event(None).map_err(driver("tell the GPU of a step"))?;
+        self.read = Some(read);
+        Ok(to)
+    }
+}
