@@ -1,3 +1,4 @@
 mod config;
 mod files;
 mod sampling;
+mod second_backend;
