@@ -1,6 +1,7 @@
 //! The fast kernels against plain loops, on every instruction set of this machine.
 
 mod attention;
+mod backend;
 mod elementwise;
 mod huge_pages;
 mod linear;
