@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "switches stacks and handles faults")]
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 const STACK: usize = 64 << 10;
 /// Most threads of a block.
@@ -92,6 +92,8 @@ struct Run {
 }
 
 static RUN: AtomicPtr<UnsafeCell<Run>> = AtomicPtr::new(std::ptr::null_mut());
+/// The thread of the host that runs the block.
+static RUNNER: AtomicI32 = AtomicI32::new(0);
 static FAULT: AtomicUsize = AtomicUsize::new(0);
 static HANDLED: AtomicBool = AtomicBool::new(false);
 static STACKS: AtomicUsize = AtomicUsize::new(0);
@@ -157,7 +159,9 @@ extern "C" fn fault_landing() {
 extern "C" fn on_fault(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes both for SA_SIGINFO.
     let address = unsafe { (*info).si_addr() } as usize;
-    if RUN.load(Ordering::Relaxed).is_null() {
+    // SAFETY: an async-signal-safe call.
+    let is_runner = unsafe { libc::gettid() } == RUNNER.load(Ordering::Relaxed);
+    if RUN.load(Ordering::Relaxed).is_null() || !is_runner {
         let text = b"cuda-double: the host accessed memory that is not its own, such as the device's\n";
         // SAFETY: async-signal-safe calls; the default action then ends the process at the same instruction.
         unsafe {
@@ -279,6 +283,8 @@ pub(crate) fn run_block(block: &mut Block<'_>) -> Result<(), Failure> {
         current: 0,
     });
     FAULT.store(0, Ordering::Relaxed);
+    // SAFETY: it only asks for a number.
+    RUNNER.store(unsafe { libc::gettid() }, Ordering::Relaxed);
     RUN.store((&raw const run).cast_mut(), Ordering::Relaxed);
     let result = schedule(run.get(), block, dim);
     RUN.store(std::ptr::null_mut(), Ordering::Relaxed);

@@ -1,8 +1,14 @@
-//! Stands in for libcuda and libnvrtc in tests: kernels run on the CPU. docs/cuda-double.md says what it checks.
+//! Stands in for CUDA's libraries in tests: kernels run on the CPU. docs/cuda-double.md says what it checks.
 
+mod context;
+mod copies;
 mod cuda;
 mod fiber;
+mod launch;
 mod memory;
 mod module;
 mod nvrtc;
+mod pinned;
+mod status;
 mod stream;
+mod wrong;

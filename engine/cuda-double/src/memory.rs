@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE: usize = 4096;
+const TOTAL_BYTES: usize = 1 << 30;
 /// Of every new or freed byte: four of them are a NaN, and so are two as bf16 or f16.
 pub(crate) const POISON: u8 = 0xff;
 
@@ -20,14 +21,20 @@ struct Allocation {
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     allocations: Vec<Allocation>,
-    open: bool,
+    /// Who has it open now.
+    openers: usize,
 }
 
-static MEMORY: Mutex<Memory> = Mutex::new(Memory { allocations: Vec::new(), open: false });
+static MEMORY: Mutex<Memory> = Mutex::new(Memory { allocations: Vec::new(), openers: 0 });
 
 /// The device's memory, locked: several threads may allocate.
 pub(crate) fn memory() -> MutexGuard<'static, Memory> {
     MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The device's size: CHARIOT_DOUBLE_MEMORY, else 1 GiB.
+pub(crate) fn total_bytes() -> usize {
+    std::env::var("CHARIOT_DOUBLE_MEMORY").ok().and_then(|n| n.parse().ok()).unwrap_or(TOTAL_BYTES)
 }
 
 fn protect(from: usize, bytes: usize, mode: i32) {
@@ -51,7 +58,7 @@ impl Memory {
         protect(data, pages * PAGE, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: these pages were just mapped writable.
         unsafe { std::ptr::write_bytes(data as *mut u8, POISON, pages * PAGE) };
-        if !self.open {
+        if self.openers == 0 {
             protect(data, pages * PAGE, libc::PROT_NONE);
         }
         let at_end = self.allocations.len().is_multiple_of(2);
@@ -85,11 +92,34 @@ impl Memory {
         self.allocations.iter().filter(|a| a.live).map(|a| a.bytes).sum()
     }
 
-    /// Lets everything live be read and written, or nothing.
-    pub(crate) fn set_open(&mut self, open: bool) {
-        let mode = if open { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+    /// Lets everything live be read and written until everybody who opened it has closed it.
+    fn set_open(&mut self, is_open: bool) {
+        let before = self.openers;
+        self.openers = if is_open { before + 1 } else { before - 1 };
+        if (before == 0) == (self.openers == 0) {
+            return;
+        }
+        let mode = if is_open { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
         self.allocations.iter().filter(|a| a.live).for_each(|a| protect(a.map + PAGE, a.pages * PAGE, mode));
-        self.open = open;
+    }
+
+    /// Why `bytes` from `start` are not within a live allocation.
+    pub(crate) fn describe_range(&self, start: usize, bytes: usize) -> String {
+        let here = |a: &&Allocation| a.live && (a.start..a.start + a.bytes).contains(&start);
+        match self.allocations.iter().position(|a| here(&a)) {
+            Some(number) => {
+                let a = &self.allocations[number];
+                let past = start + bytes - a.start - a.bytes;
+                format!("ends {past} bytes past the end of allocation {number} ({} bytes)", a.bytes)
+            }
+            None => self.describe(start),
+        }
+    }
+
+    /// Bytes from `start` to the end of its live allocation.
+    pub(crate) fn rest(&self, start: usize) -> Option<usize> {
+        let here = |a: &&Allocation| a.live && (a.start..a.start + a.bytes).contains(&start);
+        self.allocations.iter().find(here).map(|a| a.start + a.bytes - start)
     }
 
     /// What lies at an address that could not be accessed.

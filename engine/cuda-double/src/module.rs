@@ -2,21 +2,26 @@
 #![expect(unsafe_code, reason = "loads and calls compiled kernels")]
 
 use std::ffi::{CString, c_void};
-use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::fiber::{self, Block, Failure, Order, State};
 use crate::memory::{POISON, memory, opened};
+use crate::status::{ILLEGAL_ADDRESS, LAUNCH_FAILED, failed, is_wrong};
+use crate::wrong::Before;
 
-const ILLEGAL_ADDRESS: u32 = 700;
-const LAUNCH_FAILED: u32 = 719;
+/// Held while a kernel runs: fibers, and the state of an object, are one to a process.
+static DEVICE: Mutex<()> = Mutex::new(());
+static LOADED: AtomicUsize = AtomicUsize::new(0);
 
 /// A kernel of a loaded object.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Kernel {
     name: String,
     entry: extern "C" fn(*mut *mut u8),
     state: usize,
     shared: (usize, usize),
+    dynamic: AtomicU32,
     /// Bytes of each argument.
     pub(crate) sizes: Vec<usize>,
 }
@@ -38,8 +43,8 @@ pub(crate) fn image_bytes<'a>(image: *const c_void) -> Option<&'a [u8]> {
 
 /// A handle of the object in `image`.
 pub(crate) fn load(image: &[u8]) -> Option<usize> {
-    let path =
-        std::env::temp_dir().join(format!("chariot-double-{}-{:p}.so", std::process::id(), image.as_ptr()));
+    let number = LOADED.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("chariot-double-{}-{number}.so", std::process::id()));
     fs_err::write(&path, image).ok()?;
     let name = CString::new(path.to_str()?).ok()?;
     // SAFETY: the object has no constructors with effects.
@@ -68,11 +73,37 @@ pub(crate) fn kernel(module: usize, name: &str) -> Option<Kernel> {
         (std::mem::transmute::<*mut c_void, extern "C" fn(*mut *mut u8)>(entry), sizes(room.as_mut_ptr()))
     };
     let sizes = room[..count as usize].iter().map(|bytes| *bytes as usize).collect();
-    Some(Kernel { name: name.to_owned(), entry, state: state as usize, shared: (from, to), sizes })
+    Some(Kernel { name: name.to_owned(), entry, state: state as usize, shared: (from, to), dynamic: AtomicU32::new(0), sizes })
+}
+
+impl Kernel {
+    /// Lets a launch take so many bytes of dynamic shared memory.
+    pub(crate) fn allow_shared(&self, bytes: u32) {
+        self.dynamic.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shared_allowed(&self) -> u32 {
+        self.dynamic.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs every block, one kernel at a time; spoils the result of the kernel that CHARIOT_DOUBLE_WRONG names.
+pub(crate) fn launch(
+    kernel: &Kernel,
+    grid: [u32; 3],
+    dim: [u32; 3],
+    shared: usize,
+    arguments: &mut [Vec<u128>],
+) -> Result<(), u32> {
+    let _device = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = is_wrong(&kernel.name).then(|| Before::of(arguments));
+    run(kernel, grid, dim, shared, arguments)?;
+    before.iter().for_each(Before::spoil);
+    Ok(())
 }
 
 /// Runs every block; on failure says which kernel, block and thread, and returns CUDA's code.
-pub(crate) fn launch(
+fn run(
     kernel: &Kernel,
     grid: [u32; 3],
     dim: [u32; 3],
@@ -115,10 +146,4 @@ fn explain(kernel: &Kernel, block: [u32; 3], failure: &Failure) -> u32 {
             failed(&format!("{place}, thread {thread}: {what}"), ILLEGAL_ADDRESS)
         }
     }
-}
-
-fn failed(why: &str, code: u32) -> u32 {
-    // Nobody reads a closed stderr.
-    let _ = writeln!(std::io::stderr(), "cuda-double: {why}");
-    code
 }

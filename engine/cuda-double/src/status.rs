@@ -1,0 +1,66 @@
+//! Codes of the driver's errors, and the line on stderr that says more than a code. Knows no call.
+#![expect(unsafe_code, reason = "writes to a C caller's variables")]
+
+use std::ffi::CStr;
+use std::io::Write as _;
+
+pub(crate) const INVALID_VALUE: u32 = 1;
+pub(crate) const OUT_OF_MEMORY: u32 = 2;
+pub(crate) const NO_DEVICE: u32 = 100;
+pub(crate) const INVALID_DEVICE: u32 = 101;
+pub(crate) const INVALID_IMAGE: u32 = 200;
+pub(crate) const INVALID_HANDLE: u32 = 400;
+pub(crate) const NOT_FOUND: u32 = 500;
+pub(crate) const NOT_READY: u32 = 600;
+pub(crate) const ILLEGAL_ADDRESS: u32 = 700;
+pub(crate) const LAUNCH_FAILED: u32 = 719;
+pub(crate) const NOT_SUPPORTED: u32 = 801;
+pub(crate) const CAPTURE_UNSUPPORTED: u32 = 900;
+pub(crate) const CAPTURE_INVALIDATED: u32 = 901;
+pub(crate) const CAPTURE_UNMATCHED: u32 = 903;
+pub(crate) const CAPTURE_ISOLATION: u32 = 905;
+
+/// CUDA's name of a code.
+pub(crate) fn name(code: u32) -> &'static CStr {
+    match code {
+        0 => c"CUDA_SUCCESS",
+        INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+        OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+        NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
+        INVALID_DEVICE => c"CUDA_ERROR_INVALID_DEVICE",
+        INVALID_IMAGE => c"CUDA_ERROR_INVALID_IMAGE",
+        INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
+        NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
+        NOT_READY => c"CUDA_ERROR_NOT_READY",
+        ILLEGAL_ADDRESS => c"CUDA_ERROR_ILLEGAL_ADDRESS",
+        LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        NOT_SUPPORTED => c"CUDA_ERROR_NOT_SUPPORTED",
+        CAPTURE_UNSUPPORTED => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+        CAPTURE_INVALIDATED => c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        CAPTURE_UNMATCHED => c"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED",
+        CAPTURE_ISOLATION => c"CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+        _ => c"an error of the CUDA double",
+    }
+}
+
+/// Writes a result for the caller; without a place for it, the caller's mistake.
+pub(crate) fn put<V>(at: *mut V, value: V) -> u32 {
+    if at.is_null() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller's C contract: a pointer to a writable value.
+    unsafe { at.write(value) };
+    0
+}
+
+/// Says why on stderr; gives `code`.
+pub(crate) fn failed(why: &str, code: u32) -> u32 {
+    // Nobody reads a closed stderr.
+    let _ = writeln!(std::io::stderr(), "cuda-double: {why}");
+    code
+}
+
+/// What CHARIOT_DOUBLE_WRONG names computes wrongly: `gemm`, `nccl` or a kernel.
+pub(crate) fn is_wrong(what: &str) -> bool {
+    std::env::var("CHARIOT_DOUBLE_WRONG").is_ok_and(|wrong| wrong == what)
+}
