@@ -1,9 +1,11 @@
 //! Stands in for CUDA's libraries in tests: kernels run on the CPU. docs/cuda-double.md says what it checks.
 
+mod blas;
 mod context;
 mod copies;
 mod cuda;
 mod fiber;
+mod gemm;
 mod launch;
 mod memory;
 mod module;
