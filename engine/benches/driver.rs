@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chariot_engine::backend::BackendName;
 use chariot_engine::engine::Engine;
 use chariot_engine::executor::StageStay;
 use chariot_engine::model::KvSpec;
@@ -53,6 +54,7 @@ fn start(parallel: Parallel, sequences: u32) -> anyhow::Result<Engine<RuntimeExe
     let all = sequences * parallel.pp;
     let blocks = all * (PROMPT + OUTPUT).div_ceil(BLOCK_SIZE) + 1;
     let plan = Plan {
+        backend: BackendName::Cpu,
         parallel,
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use chariot_engine::backend::BackendName;
 use chariot_engine::engine::Engine;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
@@ -67,6 +68,7 @@ fn engine(
     let blocks = room as u32 / BLOCK_SIZE + 2;
     let max_model_len = LENGTH_MAX.max(output + LENGTH_MAX);
     let plan = Plan {
+        backend: BackendName::Cpu,
         parallel,
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
@@ -275,6 +277,7 @@ fn workers_behind_a_command_end_with_their_driver() {
 /// Why two workers at `places` could not be started.
 fn launch_error(places: Places) -> String {
     let plan = Plan {
+        backend: BackendName::Cpu,
         parallel: Parallel { tp: 2, pp: 1 },
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),

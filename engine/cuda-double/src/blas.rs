@@ -147,12 +147,15 @@ fn matrix(name: &str, given: Given, op: u32, rows: usize, columns: usize) -> Res
     let (rows, columns) = if is_transposed { (columns, rows) } else { (rows, columns) };
     let leading = size(&format!("the leading dimension of {name}"), given.leading)?;
     if leading < rows.max(1) {
-        return Err(invalid(&format!("the leading dimension of {name} is {leading}, less than its {rows} rows")));
+        return Err(invalid(&format!(
+            "the leading dimension of {name} is {leading}, less than its {rows} rows"
+        )));
     }
     if given.at.is_null() && rows * columns > 0 {
         return Err(invalid(&format!("{name} is null")));
     }
-    let stride = usize::try_from(given.stride).map_err(|_| invalid(&format!("{name} has a negative stride")))?;
+    let stride =
+        usize::try_from(given.stride).map_err(|_| invalid(&format!("{name} has a negative stride")))?;
     let (at, element) = (given.at as usize, element(given.kind)?);
     Ok(Matrix { at, element, rows, columns, leading, stride, is_transposed })
 }

@@ -79,7 +79,10 @@ fn copy(what: &str, to: usize, from: usize, bytes: usize, device: &[usize]) -> R
 fn pinned_range(what: &str, at: usize, bytes: usize) -> Result<(), u32> {
     match pinned::find(at, bytes) {
         Pinned::Live => Ok(()),
-        _ => Err(failed(&format!("{what}: its pinned memory was freed before the stream got there"), ILLEGAL_ADDRESS)),
+        _ => Err(failed(
+            &format!("{what}: its pinned memory was freed before the stream got there"),
+            ILLEGAL_ADDRESS,
+        )),
     }
 }
 

@@ -73,7 +73,14 @@ pub(crate) fn kernel(module: usize, name: &str) -> Option<Kernel> {
         (std::mem::transmute::<*mut c_void, extern "C" fn(*mut *mut u8)>(entry), sizes(room.as_mut_ptr()))
     };
     let sizes = room[..count as usize].iter().map(|bytes| *bytes as usize).collect();
-    Some(Kernel { name: name.to_owned(), entry, state: state as usize, shared: (from, to), dynamic: AtomicU32::new(0), sizes })
+    Some(Kernel {
+        name: name.to_owned(),
+        entry,
+        state: state as usize,
+        shared: (from, to),
+        dynamic: AtomicU32::new(0),
+        sizes,
+    })
 }
 
 impl Kernel {

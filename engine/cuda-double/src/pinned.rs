@@ -47,7 +47,11 @@ pub(crate) fn free(start: usize) -> bool {
 pub(crate) fn find(start: usize, bytes: usize) -> Pinned {
     match ranges().range(..=start).next_back() {
         Some((from, (length, is_live))) if start + bytes <= from + length => {
-            if *is_live { Pinned::Live } else { Pinned::Freed }
+            if *is_live {
+                Pinned::Live
+            } else {
+                Pinned::Freed
+            }
         }
         _ => Pinned::No,
     }

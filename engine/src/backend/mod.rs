@@ -7,8 +7,20 @@ mod operands;
 
 pub use operands::{AttentionShape, Part, Span};
 
+use serde::{Deserialize, Serialize};
+
 use crate::comm::Mesh;
 use crate::shard::Dtype;
+
+/// Which backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendName {
+    /// Threads of this host.
+    Cpu,
+    /// An NVIDIA GPU a rank.
+    Cuda,
+}
 
 /// What a stage is loaded to and computed with, on one rank. One thread calls it.
 ///

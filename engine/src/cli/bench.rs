@@ -21,6 +21,7 @@ use chariot_engine::trial::BandChoice;
 use chariot_engine::units::SeqId;
 use chariot_engine::workload::prompt_tokens;
 
+use super::choice::of_platform;
 use super::files::{Output, mistake, write_json};
 use super::plan::{Plan, Shown, TrialArgs};
 use super::say;
@@ -92,6 +93,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     check_cores(&args.cluster, "preset.", &runtime)?;
     let scheduler = &plan.scheduler;
     let workers = runtime::Plan {
+        backend: of_platform(runtime.backend),
         parallel: plan.weights.parallel,
         threads: runtime.threads as usize,
         weights: Weights::Shards(args.weights.clone()),

@@ -1,10 +1,11 @@
 //! `chariot-engine cluster`: a platform preset becomes `cluster.json`.
 
 use camino::Utf8PathBuf;
+use chariot_engine::backend::cuda;
 use chariot_engine::sim::cluster::{Cluster, Provenance};
-use chariot_engine::sim::platform::Platform;
+use chariot_engine::sim::platform::{Backend, Platform};
 
-use super::files::{mistake, read, write_json};
+use super::files::{mistake, read, write_json, wrong};
 use super::say;
 
 /// Bring a platform up: check its preset, resolve devices and links
@@ -31,15 +32,25 @@ enum On {
     Simulator,
     /// One CPU process a rank, on this host
     Cpu,
+    /// One process and NVIDIA GPU a rank
+    Cuda,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let text = read(&args.platform)?;
-    let preset: Platform = serde_saphyr::from_str(&text).map_err(|error| mistake(&args.platform, error))?;
+    let mut preset: Platform =
+        serde_saphyr::from_str(&text).map_err(|error| mistake(&args.platform, error))?;
     let provenance = match args.on {
         On::Simulator => Provenance::Simulated,
-        On::Cpu => Provenance::Measured,
+        On::Cpu | On::Cuda => Provenance::Measured,
     };
+    if matches!(args.on, On::Cuda) {
+        preset.runtime.get_or_insert_default().backend = Backend::Cuda;
+        // Ranks elsewhere are for their own hosts to judge.
+        if preset.runtime.as_ref().is_some_and(|runtime| runtime.places.is_empty()) {
+            cuda::check(preset.devices()).map_err(|missing| wrong(format_args!("--on cuda: {missing}")))?;
+        }
+    }
     let cluster = Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
     write_json(&args.out, &cluster)?;
     let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
+use chariot_engine::backend::BackendName;
 use chariot_engine::engine::{Completed, Engine};
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::model::{KvSpec, ModelConfig};
@@ -17,6 +18,7 @@ use chariot_engine::units::{Nanos, SeqId};
 use serde::Serialize;
 
 use super::bench::STEP_BY;
+use super::choice::Choice;
 use super::files::{mistake, read, wrong};
 use super::say;
 
@@ -48,7 +50,10 @@ pub(super) struct Args {
     /// Pipeline stages
     #[arg(long, value_name = "N", default_value_t = 1)]
     pp: u32,
-    /// Compute threads of a rank
+    /// What ranks compute on
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    backend: Choice,
+    /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
     /// Prompt tokens of a batch
@@ -112,7 +117,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     Division::new(&config.shape, parallel).map_err(wrong)?;
     let scheduler = scheduler(args, &prompts)?;
-    let mut executor = launch(&args.model, parallel, args.threads, args.tcp, scheduler.config())?;
+    let backend = args.backend.choose(parallel.ranks())?;
+    let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
     if args.logits {
         executor = executor.keep_logits();
     }
@@ -168,12 +174,14 @@ fn scheduler(args: &Args, prompts: &[Vec<u32>]) -> anyhow::Result<Scheduler> {
 /// Starts workers for a model's folder, without emulated links, on whatever cores the system gives.
 pub(super) fn launch(
     model: &Utf8Path,
+    backend: BackendName,
     parallel: Parallel,
     threads: u32,
     tcp: bool,
     scheduler: &SchedulerConfig,
 ) -> anyhow::Result<RuntimeExecutor> {
     let plan = runtime::Plan {
+        backend,
         parallel,
         threads: threads as usize,
         weights: Weights::HuggingFace(model.to_owned()),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_model;
+mod choice;
 mod cluster;
 mod devices;
 mod files;

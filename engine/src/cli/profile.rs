@@ -16,6 +16,7 @@ use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
 
 use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, links, places_of};
+use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
@@ -159,6 +160,7 @@ fn measure(
 ) -> anyhow::Result<Layout> {
     let dtype = args.dtype.into();
     let plan = runtime::Plan {
+        backend: of_platform(runtime.backend),
         parallel,
         threads: runtime.threads as usize,
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },

@@ -12,6 +12,7 @@ use chariot_engine::shard::{Division, Dtype, Parallel};
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use super::choice::Choice;
 use super::files::{mistake, read, wrong};
 use super::generate::launch;
 use super::say;
@@ -51,7 +52,10 @@ pub(super) struct Args {
     /// Pipeline stages
     #[arg(long, value_name = "N", default_value_t = 1)]
     pp: u32,
-    /// Compute threads of a rank
+    /// What ranks compute on
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    backend: Choice,
+    /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
     /// KV blocks of 16 tokens
@@ -146,7 +150,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| wrong(format_args!("--host, --port: listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
     let blocks = scheduler.config().blocks;
-    let mut executor = launch(&args.model, parallel, args.threads, args.tcp, scheduler.config())?;
+    let mut executor = launch(
+        &args.model,
+        args.backend.choose(parallel.ranks())?,
+        parallel,
+        args.threads,
+        args.tcp,
+        scheduler.config(),
+    )?;
     executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
     executor.start();
     let limits = Limits {

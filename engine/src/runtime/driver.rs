@@ -17,6 +17,7 @@ use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, 
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
 use super::warm_up;
+use crate::backend::BackendName;
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
 use crate::comm::{Links, shm};
@@ -35,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(4);
 /// What a run of workers is made of.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// What ranks compute on.
+    pub backend: BackendName,
     /// Ranks.
     pub parallel: Parallel,
     /// Compute threads of a rank.
@@ -72,6 +75,7 @@ impl Plan {
             driver,
             address: self.places.address(rank),
             secret: secret.to_hex(),
+            backend: self.backend,
             parallel: self.parallel,
             weights: self.weights.clone(),
             kv: self.kv,

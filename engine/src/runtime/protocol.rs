@@ -7,6 +7,7 @@ use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::BackendName;
 use crate::comm::Links;
 use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, ModelConfig};
@@ -26,6 +27,8 @@ pub(super) struct Setup {
     pub address: IpAddr,
     /// Proves to driver and peers that this worker belongs to the run, in hexadecimal.
     pub secret: String,
+    /// What the rank computes on.
+    pub backend: BackendName,
     /// Ranks.
     pub parallel: Parallel,
     /// Where the rank's weights come from.

@@ -12,8 +12,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::launch::OF_PEER;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use super::rank::Rank;
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{self, Cuda};
+use crate::backend::{Backend, BackendName};
 use crate::clock::{cpu_ns, monotonic_ns};
 use crate::comm::CommError;
 use crate::comm::secret::{Secret, Side};
@@ -76,8 +77,18 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
     start_heartbeat(Arc::clone(driver));
     let mesh = meeting.join(&peers)?;
     // The one place that chooses a backend.
-    let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref()).context("start compute threads")?;
-    work(Rank::load(cpu, setup, mesh)?, driver, &mut reader, &mut buffer)
+    match setup.backend {
+        BackendName::Cpu => {
+            let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref());
+            let rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
+            work(rank, driver, &mut reader, &mut buffer)
+        }
+        BackendName::Cuda => {
+            let gpu = setup.seat.rank as usize % cuda::device_count()?;
+            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder())?, setup, mesh)?;
+            work(rank, driver, &mut reader, &mut buffer)
+        }
+    }
 }
 
 /// Carries out the driver's orders, until there are no more.

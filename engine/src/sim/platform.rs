@@ -41,6 +41,9 @@ pub struct Platform {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
+    /// What ranks compute on: `cpu`, the default, or `cuda`, a GPU each.
+    #[serde(default, skip_serializing_if = "Backend::is_cpu")]
+    pub backend: Backend,
     /// Compute threads of a rank.
     pub threads: u32,
     /// How ranks talk.
@@ -57,6 +60,23 @@ pub struct Runtime {
     /// Where each node's ranks run; absent: all on the driver's host, and driver and ranks listen on loopback.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<NodePlace>,
+}
+
+/// What ranks compute on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// Threads of their host.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU each.
+    Cuda,
+}
+
+impl Backend {
+    fn is_cpu(&self) -> bool {
+        *self == Self::Cpu
+    }
 }
 
 /// How ranks of one host talk.
@@ -94,7 +114,16 @@ impl Default for Runtime {
     /// One thread a rank, on any core, shared memory, no emulation.
     fn default() -> Self {
         let (threads, transport) = (1, Transport::SharedMemory);
-        Self { threads, transport, cores: Vec::new(), emulate: None, driver: None, places: Vec::new() }
+        let backend = Backend::Cpu;
+        Self {
+            backend,
+            threads,
+            transport,
+            cores: Vec::new(),
+            emulate: None,
+            driver: None,
+            places: Vec::new(),
+        }
     }
 }
 

@@ -173,6 +173,15 @@ pub fn cached(
     Ok(code)
 }
 
+/// Where compiled kernels are kept: `chariot/kernels` in the user's cache folder, or where temporary files go.
+pub fn kernel_folder() -> Utf8PathBuf {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| value.starts_with('/'));
+    let home = || variable("HOME").map(|home| format!("{home}/.cache"));
+    let cache = variable("XDG_CACHE_HOME").or_else(home);
+    let temporary = || std::env::temp_dir().to_string_lossy().into_owned();
+    Utf8PathBuf::from(cache.unwrap_or_else(temporary)).join("chariot/kernels")
+}
+
 struct Program(sys::nvrtcProgram);
 
 impl Program {

@@ -23,6 +23,8 @@ pub enum Library {
 pub const LIBRARIES: [Library; 5] =
     [Library::Driver, Library::Nvrtc, Library::Cublas, Library::CublasLt, Library::Nccl];
 
+const NO_GPU: &str = "the driver is there, but it sees no GPU";
+
 /// A library that is not there.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
@@ -114,6 +116,32 @@ fn nccl_version() -> Option<i32> {
     (asked == 0).then_some(version)
 }
 
+/// GPUs that the driver shows this process; at least one.
+pub fn device_count() -> Result<usize, Missing> {
+    require(Library::Driver)?;
+    let count = driver::result::init().and_then(|()| driver::result::device::get_count());
+    match count {
+        Ok(count @ 1..) => Ok(count as usize),
+        Ok(_) => Err(Missing(NO_GPU.to_owned())),
+        Err(error) => Err(Missing(format!("{NO_GPU}: {:?}", error.0))),
+    }
+}
+
+/// Whether `ranks` ranks can compute on GPUs of this host, or a sentence that says what is missing.
+pub fn check(ranks: u32) -> Result<(), Missing> {
+    let count = device_count()?;
+    for library in [Library::Nvrtc, Library::Cublas] {
+        require(library)?;
+    }
+    if ranks > 1 {
+        require(Library::Nccl)?;
+    }
+    match ranks as usize <= count {
+        true => Ok(()),
+        false => Err(Missing(format!("expected a GPU for each of {ranks} ranks, found {count}"))),
+    }
+}
+
 /// What there is, and what is missing, a line each.
 pub fn describe() -> Vec<String> {
     let mut lines = Vec::new();
@@ -152,8 +180,8 @@ fn devices() -> Vec<String> {
     let mut lines = vec![format!("driver for CUDA {}.{}", version / 1000, version % 1000 / 10)];
     let count = driver::result::init().and_then(|()| driver::result::device::get_count());
     match count {
-        Ok(0) => lines.push("the driver is there, but it sees no GPU".to_owned()),
-        Err(error) => lines.push(format!("the driver is there, but it sees no GPU: {:?}", error.0)),
+        Ok(0) => lines.push(NO_GPU.to_owned()),
+        Err(error) => lines.push(format!("{NO_GPU}: {:?}", error.0)),
         Ok(count) => {
             for ordinal in 0..count {
                 lines.push(device(ordinal).unwrap_or_else(|error| format!("GPU {ordinal}: {:?}", error.0)));

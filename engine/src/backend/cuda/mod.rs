@@ -21,4 +21,6 @@ mod scratch;
 mod tensor;
 
 pub use backend::Cuda;
+pub use compile::kernel_folder;
 pub use error::CudaError;
+pub use library::{check, device_count};
