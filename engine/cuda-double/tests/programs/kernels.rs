@@ -242,15 +242,28 @@ fn rows_by_index() {
 fn largest_logits() {
     passes("kernels::largest_logits", || {
         let card = Card::new(include_str!("../../../src/backend/cuda/kernels/sampling.cu"));
-        let vocab = 131;
-        let mut logits = noise(9, 4 * vocab);
+        let (vocab, stride) = (131, 136);
+        let mut logits = noise(9, 4 * stride);
         // Two that are equal: the first counts, whichever thread has it.
-        (logits[vocab + 97], logits[vocab + 33]) = (2.0, 2.0);
-        logits[2 * vocab] = 3.0;
-        logits[4 * vocab - 1] = 3.0;
+        (logits[stride + 97], logits[stride + 33]) = (2.0, 2.0);
+        logits[2 * stride] = 3.0;
+        logits[3 * stride + vocab - 1] = 3.0;
+        // A rank's padding must not win.
+        logits.chunks_mut(stride).for_each(|row| row[vocab..].fill(9.0));
         let there = card.put(&logits);
         let (mut tokens, mut largest) = (card.room::<u32>(4), card.room::<f32>(4));
-        run!(card, "argmax", (4, 1, 1), 96, &mut tokens, &mut largest, &there, &1000_u32, &(vocab as i32));
+        run!(
+            card,
+            "argmax",
+            (4, 1, 1),
+            96,
+            &mut tokens,
+            &mut largest,
+            &there,
+            &1000_u32,
+            &(stride as i32),
+            &(vocab as i32),
+        );
         let row = &logits[..vocab];
         let most = row.iter().copied().fold(f32::MIN, f32::max);
         let index = row.iter().position(|&logit| logit == most).unwrap() as u32;

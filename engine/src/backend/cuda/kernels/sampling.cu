@@ -1,12 +1,12 @@
 // Greedy decoding. Draws by temperature and top_p take their logits to the host: engine/src/model/sampler.rs sorts stably and sums in
 // f64, and another order of the sum would draw other tokens.
 
-// tokens[rows] and largest[rows] of logits[rows, vocab], token 0 being `first`, the rank's first; of equal logits the first, as the
-// CPU takes it. One block of whole warps a row.
-extern "C" __global__ void argmax(u32 *tokens, float *largest, const float *logits, u32 first, int vocab) {
+// tokens[rows] and largest[rows] of logits[rows, stride], token 0 being `first`, the rank's first; of equal logits the first, as the
+// CPU takes it. Of a row `vocab` values count: a rank's share of the vocabulary may be padded. One block of whole warps a row.
+extern "C" __global__ void argmax(u32 *tokens, float *largest, const float *logits, u32 first, int stride, int vocab) {
     __shared__ float most_of[32];  // A warp's largest,
     __shared__ int index_of[32];   // and where it is.
-    const float *row = logits + (i64)blockIdx.x * vocab;
+    const float *row = logits + (i64)blockIdx.x * stride;
     float most = NO_SCORE;
     int index = vocab;
     for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
