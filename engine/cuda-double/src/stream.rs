@@ -168,6 +168,7 @@ pub(crate) fn run_until(stream: usize, end: u64) -> u32 {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "an event notes the real time")]
 fn execute(op: Op, error: u32) -> Result<(), u32> {
     match op {
         Op::Work(work) | Op::Eager(work) if error == 0 => work(),

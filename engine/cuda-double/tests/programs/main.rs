@@ -2,14 +2,23 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 #![allow(clippy::unwrap_used, reason = "a test may; clippy knows only functions marked as tests")]
 
+mod blas;
+mod blocks;
+mod compiler;
+mod graphs;
 mod kernels;
+mod memory;
+mod nccl;
+mod streams;
 
 use std::ffi::CString;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use chariot_cuda_double::{library, links};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{Ptx, result, sys};
+use tempfile::TempDir;
 
 /// In the child runs `body`; in the parent gives the child's output.
 fn on_double(name: &str, order: &str, body: fn()) -> Option<Output> {
@@ -22,20 +31,32 @@ fn on_double(name: &str, order: &str, body: fn()) -> Option<Output> {
 
 /// One of these tests on the double, with further variables.
 fn child(name: &str, order: &str, variables: &[(&str, String)]) -> Output {
-    let test = std::env::current_exe().unwrap();
-    let double = test.parent().unwrap().join("libchariot_cuda_double.so");
-    let folder = tempfile::tempdir().unwrap();
-    for library in ["libcuda.so.1", "libnvrtc.so.12"] {
-        std::os::unix::fs::symlink(&double, folder.path().join(library)).unwrap();
-    }
-    let mut child = Command::new(&test);
-    child.args(["--exact", name, "--nocapture"]).env("CHARIOT_DOUBLE_CHILD", "1");
-    child.env("LD_LIBRARY_PATH", folder.path()).env("CHARIOT_DOUBLE_ORDER", order);
-    child.envs(variables.iter().map(|(name, value)| (name, value)));
-    let output = child.output().unwrap();
+    let (_folder, mut command) = command(name, order, variables);
+    let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(told.contains("running 1 test"), "expected a test called {name}: {told}");
     output
+}
+
+/// The command that runs a test on the double, and the folder of the libraries.
+fn command(name: &str, order: &str, variables: &[(&str, String)]) -> (TempDir, Command) {
+    let folder = tempfile::tempdir().unwrap();
+    links(&library().unwrap(), folder.path()).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env("CHARIOT_DOUBLE_CHILD", "1");
+    command.env("LD_LIBRARY_PATH", folder.path()).env("CHARIOT_DOUBLE_ORDER", order);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    (folder, command)
+}
+
+/// As `passes` with further variables, in one order.
+fn passes_with(name: &str, variables: &[(&str, &str)], body: fn()) {
+    if std::env::var_os("CHARIOT_DOUBLE_CHILD").is_some() {
+        return body();
+    }
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let output = child(name, "forward", &variables);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn passes(name: &str, body: fn()) {
@@ -89,121 +110,4 @@ fn run(source: &str, input: &[f32], out: usize, shared: u32) -> Result<Vec<f32>,
 
 fn ramp(count: usize) -> Vec<f32> {
     (0..count).map(|i| i as f32).collect()
-}
-
-const REVERSE: &str = r#"extern "C" __global__ void __launch_bounds__(64) k(const float *in, float *out) {
-    extern __shared__ float room[];
-    __shared__ float twice[64];
-    room[threadIdx.x] = in[threadIdx.x];
-    twice[threadIdx.x] = 2.0f * in[threadIdx.x];
-    __syncthreads();
-    int other = blockDim.x - 1 - threadIdx.x;
-    out[threadIdx.x] = room[other] + twice[other];
-}"#;
-
-#[test]
-fn shared_memory_and_barrier() {
-    passes("shared_memory_and_barrier", || {
-        let expected: Vec<f32> = (0..64).rev().map(|i| 3.0 * i as f32).collect();
-        assert_eq!(run(REVERSE, &ramp(64), 64, 256).unwrap(), expected);
-    });
-}
-
-#[test]
-fn missing_barrier_shows() {
-    reports("missing_barrier_shows", "", || {
-        let wrong = run(&REVERSE.replace("__syncthreads();", ""), &ramp(64), 64, 256).unwrap();
-        assert!(wrong[0].is_nan(), "thread 0 reads what thread 63 has not yet written: {wrong:?}");
-    });
-}
-
-#[test]
-fn shuffles() {
-    passes("shuffles", || {
-        let source = r#"extern "C" __global__ void k(const float *in, float *out) {
-            float x = in[threadIdx.x], y = x;
-            for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-            float down = __shfl_down_sync(0xffffffffu, y, 1);
-            unsigned odd = __ballot_sync(0xffffffffu, threadIdx.x & 1);
-            out[threadIdx.x] = odd == 0xaaaaaaaau ? 1000.0f * x + down : -1.0f;
-        }"#;
-        let got = run(source, &ramp(64), 64, 0).unwrap();
-        let expected = |i: usize| {
-            let (sum, down) = (if i < 32 { 496.0 } else { 1520.0 }, if i % 32 == 31 { i } else { i + 1 });
-            1000.0 * sum + down as f32
-        };
-        assert_eq!(got, (0..64).map(expected).collect::<Vec<f32>>());
-    });
-}
-
-#[test]
-fn atomics() {
-    passes("atomics", || {
-        let source = r#"extern "C" __global__ void k(const float *in, float *out) {
-            if (threadIdx.x == 0) out[0] = 0.0f;
-            __syncthreads();
-            atomicAdd(out, in[threadIdx.x]);
-        }"#;
-        assert_eq!(run(source, &ramp(100), 1, 0).unwrap(), [4950.0]);
-    });
-}
-
-#[test]
-fn divergent_barrier_is_found() {
-    reports("divergent_barrier_is_found", "kernel k, block [0, 0, 0]: divergent barrier: thread 0", || {
-        let source = r#"extern "C" __global__ void k(const float *in, float *out) {
-            if (threadIdx.x < 3) __syncthreads();
-            out[threadIdx.x] = in[threadIdx.x];
-        }"#;
-        assert!(run(source, &ramp(8), 8, 0).is_err());
-    });
-}
-
-#[test]
-fn out_of_bounds_is_found() {
-    reports("out_of_bounds_is_found", "thread 4: 16 bytes past the start of allocation 0 (16 bytes)", || {
-        let source = r#"extern "C" __global__ void k(const float *in, float *out) {
-            out[threadIdx.x] = in[threadIdx.x];
-        }"#;
-        let (stream, kernel) = load(source);
-        let input = stream.clone_htod(&ramp(4)).unwrap();
-        let mut output = stream.alloc_zeros::<f32>(8).unwrap();
-        let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (8, 1, 1), shared_mem_bytes: 0 };
-        // SAFETY: out of bounds on purpose, which the double finds.
-        unsafe { stream.launch_builder(&kernel).arg(&input).arg(&mut output).launch(config).unwrap() };
-        assert!(stream.synchronize().is_err());
-    });
-}
-
-#[test]
-fn unwritten_memory_is_nan() {
-    passes("unwritten_memory_is_nan", || {
-        let source = r#"extern "C" __global__ void k(const float *in, float *out) { out[0] = in[0]; }"#;
-        let got = run(source, &[1.0], 2, 0).unwrap();
-        assert!(got[0] == 1.0 && got[1].is_nan(), "{got:?}");
-    });
-}
-
-#[test]
-fn a_stream_that_does_not_wait_reads_stale_data() {
-    passes("a_stream_that_does_not_wait_reads_stale_data", || {
-        let context = CudaContext::new(0).unwrap();
-        let (first, second) = (context.new_stream().unwrap(), context.new_stream().unwrap());
-        // SAFETY: one thread; the missing wait is what is tested.
-        unsafe { context.disable_event_tracking() };
-        let mut data = first.alloc_zeros::<f32>(4).unwrap();
-        first.synchronize().unwrap();
-        first.memcpy_htod(&ramp(4), &mut data).unwrap();
-        assert_eq!(second.clone_dtoh(&data).unwrap(), [0.0; 4], "no wait: still the old data");
-        second.join(&first).unwrap();
-        assert_eq!(second.clone_dtoh(&data).unwrap(), ramp(4));
-    });
-}
-
-#[test]
-fn errors_of_the_compiler_are_told() {
-    passes("errors_of_the_compiler_are_told", || {
-        let log = cubin(r#"extern "C" __global__ void k() { nothing_like_it(); }"#, &[]).unwrap_err();
-        assert!(log.contains("kernel.cu:1") && log.contains("nothing_like_it"), "{log}");
-    });
 }
