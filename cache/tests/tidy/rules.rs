@@ -95,7 +95,8 @@ const UNSAFE_ALLOWED: [&str; 36] = [
 const DEPENDENCIES: [(&str, &[&str]); 6] = [
     ("cache", &[]),
     ("planner", &["chariot-cache"]),
-    ("engine", &[]),
+    // In tests alone.
+    ("engine", &["chariot-cuda-double"]),
     ("engine/cuda-double", &[]),
     ("engine/ptx", &[]),
     ("results", &[]),

@@ -33,6 +33,8 @@ impl<B: Backend> Rank<B> {
     /// Loads the rank's weights and makes room for its KV cache.
     pub(super) fn load(mut backend: B, setup: &Setup, mesh: Mesh) -> anyhow::Result<Self> {
         let Setup { seat, parallel, kv, .. } = setup;
+        // Before the weights, for which some ranks may take much longer than others.
+        let groups = Groups::new(&mut backend, &mesh, seat.rank, *parallel)?;
         let plan = |config: ModelConfig| StagePlan {
             config,
             parallel: *parallel,
@@ -65,7 +67,7 @@ impl<B: Backend> Rank<B> {
         };
         Ok(Self {
             stage,
-            groups: Groups::new(&mut backend, &mesh, seat.rank, *parallel)?,
+            groups,
             mesh,
             hidden_size: hidden_size as usize,
             tables: Vec::new(),

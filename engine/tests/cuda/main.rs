@@ -5,6 +5,8 @@
 
 mod cache;
 mod devices;
+mod double;
+mod parity;
 mod registers;
 
 use std::process::Command;

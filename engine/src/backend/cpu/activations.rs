@@ -21,9 +21,13 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Makes room for `[rows, width]` values, of which those are new that were not there before, and mean nothing.
+    /// Makes room for `[rows, width]` values, which are what was left there, or zeros. Room is kept, so that batches of changing sizes
+    /// fill none anew.
     pub fn reshape(&mut self, rows: usize, width: usize) {
-        self.lines.resize((rows * width).div_ceil(LINE), Line::zeroed());
+        let lines = (rows * width).div_ceil(LINE);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line::zeroed());
+        }
         (self.rows, self.width) = (rows, width);
     }
 

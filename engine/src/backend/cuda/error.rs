@@ -82,7 +82,7 @@ pub enum CudaError {
         found: Dtype,
     },
     /// The ranks did not find each other.
-    #[error(transparent)]
+    #[error("bring GPUs together")]
     Comm(#[from] CommError),
 }
 

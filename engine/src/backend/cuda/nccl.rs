@@ -20,6 +20,8 @@ use crate::clock::monotonic_ns;
 
 /// How long a rank waits for the others of its group, or for the GPU, before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a rank waits for the others to start and open their GPUs.
+const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a group's name.
 pub(super) const ID_BYTES: usize = 128;
 
@@ -139,7 +141,7 @@ impl Comm {
         let code = unsafe { (api.init)(&raw mut raw, size as c_int, id, me as c_int, &raw mut config) };
         check("bring GPUs together", code)?;
         let comm = Self { api, raw, size, aborted: Cell::new(false) };
-        comm.settle("bring GPUs together")?;
+        comm.settle_within("bring GPUs together", JOIN_PATIENCE)?;
         Ok(comm)
     }
 
@@ -158,12 +160,16 @@ impl Comm {
 
     /// Waits until a call is really queued: the first one between two ranks connects them.
     fn settle(&self, what: &'static str) -> Result<(), CudaError> {
-        let end_ns = monotonic_ns() + PATIENCE.as_nanos() as u64;
+        self.settle_within(what, PATIENCE)
+    }
+
+    fn settle_within(&self, what: &'static str, patience: Duration) -> Result<(), CudaError> {
+        let end_ns = monotonic_ns() + patience.as_nanos() as u64;
         loop {
             match self.state() {
                 ncclResult_t::ncclInProgress if monotonic_ns() < end_ns => std::thread::yield_now(),
                 ncclResult_t::ncclInProgress => {
-                    return Err(CudaError::Stuck { what, seconds: PATIENCE.as_secs_f64() });
+                    return Err(CudaError::Stuck { what, seconds: patience.as_secs_f64() });
                 }
                 state => return check(what, state),
             }

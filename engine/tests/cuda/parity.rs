@@ -1,0 +1,214 @@
+//! The whole engine on CUDA's double, with workers, NCCL and all: tokens and logits of Transformers and of the CPU backend.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::Value;
+
+use crate::double::Double;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden");
+/// Output tokens of each prompt: the double is slow.
+const TOKENS: usize = 5;
+/// Prompts of a model.
+const ALL: usize = 5;
+/// Of a logit in bf16, as a part of the prompt's largest: activations are rounded to 8 bits some ten times a layer; found: 0.015.
+const BF16_TOLERANCE: f64 = 0.03;
+
+/// Prompts of a model, and what comes after them.
+struct Golden {
+    prompts: Vec<(Vec<u64>, Vec<u64>)>,
+    tolerance: f64,
+}
+
+fn ids(value: &Value) -> Vec<u64> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+fn golden(model: &str) -> Golden {
+    let text = fs_err::read_to_string(format!("{GOLDEN}/{model}/golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let prompt = |prompt: &Value| (ids(&prompt["tokens"]), ids(&prompt["greedy"]));
+    Golden {
+        prompts: golden["prompts"].as_array().unwrap().iter().map(prompt).collect(),
+        tolerance: golden["tolerance"].as_f64().unwrap(),
+    }
+}
+
+/// Token ids and logits of each prompt.
+struct Outputs(Vec<Value>);
+
+impl Outputs {
+    fn tokens(&self) -> Vec<Vec<u64>> {
+        self.0.iter().map(|output| ids(&output["token_ids"])).collect()
+    }
+
+    /// Logits that a prompt's first token was drawn from: of equal tokens before it on any backend.
+    fn first_logits(&self) -> Vec<Vec<f64>> {
+        let row = |output: &Value| {
+            output["logits"][0].as_array().unwrap().iter().map(|logit| logit.as_f64().unwrap()).collect()
+        };
+        self.0.iter().map(row).collect()
+    }
+}
+
+fn generate(double: &Double, folder: &str, prompts: &[Vec<u64>], more: &[&str]) -> Outputs {
+    let tokens = TOKENS.to_string();
+    let mut arguments =
+        vec!["generate", "--json", "--ignore-eos", "--model", folder, "--max-tokens", &tokens];
+    let prompts: Vec<String> = prompts
+        .iter()
+        .map(|prompt| prompt.iter().map(u64::to_string).collect::<Vec<_>>().join(","))
+        .collect();
+    for prompt in &prompts {
+        arguments.extend(["--prompt-ids", prompt]);
+    }
+    arguments.extend(more);
+    let output = double.run(&arguments);
+    assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    Outputs(report["outputs"].as_array().unwrap().clone())
+}
+
+/// A model's tokens on CUDA are those of Transformers, of its first `prompts` prompts, which get longer.
+fn check(double: &Double, model: &str, prompts: usize, more: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    rewrite(model, folder.path(), Dtype::F32);
+    let (prompts, expected): (Vec<_>, Vec<_>) = golden(model).prompts.into_iter().take(prompts).unzip();
+    let more = [&["--backend", "cuda"], more].concat();
+    let found = generate(double, folder.path().to_str().unwrap(), &prompts, &more).tokens();
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found[..], expected[..TOKENS], "{model} {more:?}");
+    }
+}
+
+/// The largest distance between two rows of logits, and the largest logit.
+fn distance(one: &[f64], other: &[f64]) -> (f64, f64) {
+    let apart = one.iter().zip(other).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max);
+    (apart, one.iter().map(|logit| logit.abs()).fold(0.0, f64::max))
+}
+
+/// Logits of CUDA and CPU are no further apart than `allowed` says, of the largest logit.
+fn check_logits(model: &str, dtype: Dtype, more: &[&str], allowed: impl Fn(f64) -> f64) {
+    let folder = tempfile::tempdir().unwrap();
+    rewrite(model, folder.path(), dtype);
+    let prompts: Vec<_> = golden(model).prompts.into_iter().map(|(prompt, _)| prompt).collect();
+    let double = Double::new();
+    let run = |backend: &str| {
+        let more = [&["--backend", backend, "--logits"], more].concat();
+        generate(&double, folder.path().to_str().unwrap(), &prompts, &more).first_logits()
+    };
+    for (cuda, cpu) in run("cuda").iter().zip(&run("cpu")) {
+        assert_eq!(cuda.len(), cpu.len());
+        let (apart, largest) = distance(cuda, cpu);
+        println!("{model} {dtype:?} {more:?}: {apart} apart, the largest logit is {largest}");
+        assert!(apart <= allowed(largest), "{model} {more:?}: {apart} apart, the largest logit is {largest}");
+    }
+}
+
+#[test]
+fn every_model_gives_the_tokens_of_transformers() {
+    let double = Double::new();
+    for model in
+        ["falcon-new-one-norm", "falcon-mq", "falcon-old", "falcon-old-sequential", "llama-tied", "mistral"]
+    {
+        check(&double, model, ALL, &[]);
+    }
+}
+
+#[test]
+fn falcon_gives_them_at_every_split_and_chunk_and_after_preemption() {
+    let double = Double::new();
+    for (prompts, more) in [
+        (ALL, &[][..]),
+        (4, &["--tp", "2"]),
+        (4, &["--pp", "2"]),
+        (3, &["--tp", "2", "--pp", "2", "--chunk", "7"]),
+        (3, &["--chunk", "1"]),
+        // Room for about half: sequences are preempted and recomputed.
+        (4, &["--tp", "2", "--kv-blocks", "4", "--chunk", "16"]),
+    ] {
+        check(&double, "falcon-new", prompts, more);
+    }
+}
+
+#[test]
+fn llama_gives_them_at_every_split_and_chunk_and_after_preemption() {
+    let double = Double::new();
+    for (prompts, more) in [
+        (4, &["--tp", "2"][..]),
+        (4, &["--pp", "2", "--chunk", "5"]),
+        (3, &["--tp", "2", "--pp", "2"]),
+        (4, &["--pp", "2", "--kv-blocks", "4", "--chunk", "16"]),
+    ] {
+        check(&double, "llama-gqa", prompts, more);
+    }
+}
+
+#[test]
+fn the_order_of_threads_does_not_matter() {
+    for order in ["reverse", "random:3"] {
+        let double = Double::new().with("CHARIOT_DOUBLE_ORDER", order);
+        check(&double, "llama-gqa", 3, &["--tp", "2"]);
+        check(&double, "falcon-mq", 3, &[]);
+    }
+}
+
+#[test]
+fn logits_in_f32_are_those_of_the_cpu() {
+    for (model, more) in [("falcon-new", &["--tp", "2"][..]), ("llama-gqa", &["--pp", "2"]), ("mistral", &[])]
+    {
+        let tolerance = golden(model).tolerance;
+        check_logits(model, Dtype::F32, more, |_| tolerance);
+    }
+}
+
+#[test]
+fn logits_in_bf16_are_near_those_of_the_cpu() {
+    for (model, more) in
+        [("falcon-new", &["--tp", "2", "--pp", "2"][..]), ("llama-gqa", &[]), ("falcon-mq", &[])]
+    {
+        check_logits(model, Dtype::BF16, more, |largest| BF16_TOLERANCE * largest);
+    }
+}
+
+/// Writes a model's folder again, its tensors in another type.
+fn rewrite(model: &str, folder: &Path, dtype: Dtype) {
+    let mut tensors = BTreeMap::new();
+    for entry in fs_err::read_dir(format!("{GOLDEN}/{model}")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "safetensors")
+            || path.ends_with("logits.safetensors")
+        {
+            continue;
+        }
+        let bytes = fs_err::read(&path).unwrap();
+        for (name, tensor) in safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors() {
+            tensors.insert(name, (tensor.shape().to_vec(), cast(&tensor, dtype)));
+        }
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| (name, TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+    fs_err::copy(format!("{GOLDEN}/{model}/config.json"), folder.join("config.json")).unwrap();
+}
+
+/// A tensor's bytes in another type.
+fn cast(tensor: &TensorView<'_>, dtype: Dtype) -> Vec<u8> {
+    let data = tensor.data();
+    let halves = || data.as_chunks::<2>().0.iter();
+    let wide: Vec<f32> = match tensor.dtype() {
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+        Dtype::F16 => halves().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect(),
+        Dtype::BF16 => halves().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect(),
+        other => panic!("no golden model has tensors of {other:?}"),
+    };
+    match dtype {
+        Dtype::F32 => wide.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Dtype::BF16 => wide.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+        other => panic!("no test asks for {other:?}"),
+    }
+}
