@@ -19,7 +19,10 @@ pub enum BackendName {
     /// Threads of this host.
     Cpu,
     /// An NVIDIA GPU a rank.
-    Cuda,
+    Cuda {
+        /// Whether steps of decoding are recorded as CUDA graphs and replayed.
+        graphs: bool,
+    },
 }
 
 /// What a stage is loaded to and computed with, on one rank. One thread calls it.
@@ -98,6 +101,24 @@ pub trait Backend {
     /// Begins a step over `spans`, with the ids of their `tokens[rows]`.
     fn begin<'a>(&mut self, spans: &'a [Span<'a>], tokens: &'a [u32])
     -> Result<Self::Batch<'a>, Self::Error>;
+
+    /// Rows that activations of a batch have: its tokens, and as much padding as the backend likes, behind them.
+    fn rows(&self, batch: &Self::Batch<'_>) -> usize;
+
+    /// Runs `work`, whose calls depend on the batch alone: the backend may remember them, and make those of a batch like it instead. Tensors
+    /// that `work` leaves for later have their shapes before.
+    fn run(
+        &self,
+        _batch: &Self::Batch<'_>,
+        work: impl FnOnce() -> Result<(), Self::Error>,
+    ) -> Result<(), Self::Error> {
+        work()
+    }
+
+    /// Batches whose calls were remembered.
+    fn replays(&self) -> u64 {
+        0
+    }
 
     /// `x` becomes `[rows, width]`; its values mean nothing.
     fn reshape(&self, x: &mut Self::Tensor, rows: usize, width: usize) -> Result<(), Self::Error>;

@@ -93,7 +93,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     check_cores(&args.cluster, "preset.", &runtime)?;
     let scheduler = &plan.scheduler;
     let workers = runtime::Plan {
-        backend: of_platform(runtime.backend),
+        backend: of_platform(&runtime),
         parallel: plan.weights.parallel,
         threads: runtime.threads as usize,
         weights: Weights::Shards(args.weights.clone()),

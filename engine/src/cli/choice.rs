@@ -20,12 +20,12 @@ pub(super) enum Choice {
 
 impl Choice {
     /// For so many ranks on this host. What keeps GPUs from being used is told on stderr if nobody asked for them, and is an error otherwise.
-    pub(super) fn choose(self, ranks: u32) -> anyhow::Result<BackendName> {
+    pub(super) fn choose(self, ranks: u32, graphs: bool) -> anyhow::Result<BackendName> {
         if self == Self::Cpu {
             return Ok(BackendName::Cpu);
         }
         match cuda::check(ranks) {
-            Ok(()) => Ok(BackendName::Cuda),
+            Ok(()) => Ok(BackendName::Cuda { graphs }),
             Err(missing) if self == Self::Auto => {
                 // Nobody is left to tell if stderr is closed.
                 let _ = writeln!(std::io::stderr(), "computing on the CPU: {missing}");
@@ -37,9 +37,9 @@ impl Choice {
 }
 
 /// A platform's word for it.
-pub(super) fn of_platform(backend: platform::Backend) -> BackendName {
-    match backend {
+pub(super) fn of_platform(runtime: &platform::Runtime) -> BackendName {
+    match runtime.backend {
         platform::Backend::Cpu => BackendName::Cpu,
-        platform::Backend::Cuda => BackendName::Cuda,
+        platform::Backend::Cuda => BackendName::Cuda { graphs: runtime.graphs },
     }
 }

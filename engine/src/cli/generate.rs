@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// What ranks compute on
     #[arg(long, value_name = "NAME", default_value = "auto")]
     backend: Choice,
+    /// Launch kernel by kernel, not as CUDA graphs
+    #[arg(long)]
+    no_graphs: bool,
     /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -106,6 +109,8 @@ struct Report<'a> {
     model: &'a str,
     parallel: Parallel,
     threads: u32,
+    /// Steps that ran as CUDA graphs, of all ranks.
+    graph_replays: u64,
     outputs: &'a [Output],
 }
 
@@ -117,18 +122,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     Division::new(&config.shape, parallel).map_err(wrong)?;
     let scheduler = scheduler(args, &prompts)?;
-    let backend = args.backend.choose(parallel.ranks())?;
+    let backend = args.backend.choose(parallel.ranks(), !args.no_graphs)?;
     let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
     if args.logits {
         executor = executor.keep_logits();
     }
-    let outputs = serve(args, Engine::new(scheduler, executor), &prompts, &config.eos)?;
+    let (outputs, graph_replays) = serve(args, Engine::new(scheduler, executor), &prompts, &config.eos)?;
     if args.json {
         let report = Report {
             provenance: "measured",
             model: name,
             parallel,
             threads: args.threads,
+            graph_replays,
             outputs: &outputs,
         };
         let mut out = std::io::stdout().lock();
@@ -203,7 +209,7 @@ fn serve(
     mut engine: Engine<RuntimeExecutor>,
     prompts: &[Vec<u32>],
     eos: &[u32],
-) -> anyhow::Result<Vec<Output>> {
+) -> anyhow::Result<(Vec<Output>, u64)> {
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
     let stop = if args.ignore_eos { Vec::new() } else { eos.to_vec() };
     let mut outputs = Vec::new();
@@ -228,8 +234,8 @@ fn serve(
         while engine.submit()?.is_some() {}
         engine.wait(Nanos::MAX, |executor, completed| note(executor, &completed, &mut outputs))?;
     }
-    engine.into_executor().finish()?;
-    Ok(outputs)
+    let replays = engine.into_executor().finish()?.replays;
+    Ok((outputs, replays))
 }
 
 /// Adds what a batch produced to its prompts' outputs.

@@ -160,7 +160,7 @@ fn measure(
 ) -> anyhow::Result<Layout> {
     let dtype = args.dtype.into();
     let plan = runtime::Plan {
-        backend: of_platform(runtime.backend),
+        backend: of_platform(runtime),
         parallel,
         threads: runtime.threads as usize,
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },

@@ -130,6 +130,8 @@ pub struct Summary {
     pub late: Nanos,
     /// The latest.
     pub worst: Nanos,
+    /// Steps that ran as CUDA graphs, of all ranks.
+    pub replays: u64,
 }
 
 impl RuntimeExecutor {
@@ -477,6 +479,7 @@ impl Summary {
         self.messages += farewell.messages;
         self.planned += Nanos(farewell.planned_ns);
         self.late += Nanos(farewell.late_ns);
+        self.replays += farewell.replays;
         self.worst = self.worst.max(Nanos(farewell.worst_ns));
     }
 }

@@ -163,6 +163,8 @@ pub(super) struct Farewell {
     pub(super) late_ns: u64,
     /// The latest one.
     pub(super) worst_ns: u64,
+    /// Steps that ran as recorded.
+    pub(super) replays: u64,
 }
 
 /// The bytes of one message: its length, 4 bytes little-endian, and the message.

@@ -90,7 +90,7 @@ impl<B: Backend> Rank<B> {
     /// What there is to tell at the end.
     pub(super) fn farewell(&self) -> Farewell {
         let Lateness { messages, planned_ns, late_ns, worst_ns } = self.mesh.lateness();
-        Farewell { messages, planned_ns, late_ns, worst_ns }
+        Farewell { messages, planned_ns, late_ns, worst_ns, replays: self.backend.replays() }
     }
 
     /// Runs one batch through this rank's layers and tells the driver what it is to know.
@@ -106,15 +106,21 @@ impl<B: Backend> Rank<B> {
         let Self { backend, stage, groups, mesh, hidden, tables, logits, hidden_size, .. } = self;
         let spans = spans(&step.parts, tables);
         let batch = backend.begin(&spans, &step.tokens)?;
-        if let Some(previous) = &mut groups.previous {
-            backend.recv(previous, 0, step.tokens.len(), *hidden_size, hidden)?;
-            backend.synchronize()?;
+        let rows = backend.rows(&batch);
+        match &mut groups.previous {
+            Some(previous) => {
+                backend.recv(previous, 0, rows, *hidden_size, hidden)?;
+                backend.synchronize()?;
+            }
+            None => backend.reshape(hidden, rows, *hidden_size)?,
         }
         let start_ns = mesh.now_ns();
-        if groups.previous.is_none() {
-            stage.embed(backend, &mut groups.stage, &batch, hidden)?;
-        }
-        stage.layers(backend, &mut groups.stage, &batch, hidden)?;
+        backend.run(&batch, || {
+            if groups.previous.is_none() {
+                stage.embed(backend, &mut groups.stage, &batch, hidden)?;
+            }
+            stage.layers(backend, &mut groups.stage, &batch, hidden)
+        })?;
         let speaks = groups.tp_rank == 0;
         let number = groups.number;
         match &mut groups.next {

@@ -83,9 +83,9 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             let rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
             work(rank, driver, &mut reader, &mut buffer)
         }
-        BackendName::Cuda => {
+        BackendName::Cuda { graphs } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
-            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder())?, setup, mesh)?;
+            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), graphs)?, setup, mesh)?;
             work(rank, driver, &mut reader, &mut buffer)
         }
     }

@@ -44,6 +44,9 @@ pub struct Runtime {
     /// What ranks compute on: `cpu`, the default, or `cuda`, a GPU each.
     #[serde(default, skip_serializing_if = "Backend::is_cpu")]
     pub backend: Backend,
+    /// Whether a GPU's steps of decoding are recorded as CUDA graphs and replayed; default: they are.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub graphs: bool,
     /// Compute threads of a rank.
     pub threads: u32,
     /// How ranks talk.
@@ -60,6 +63,15 @@ pub struct Runtime {
     /// Where each node's ranks run; absent: all on the driver's host, and driver and ranks listen on loopback.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub places: Vec<NodePlace>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// As serde asks it.
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// What ranks compute on.
@@ -117,6 +129,7 @@ impl Default for Runtime {
         let backend = Backend::Cpu;
         Self {
             backend,
+            graphs: true,
             threads,
             transport,
             cores: Vec::new(),

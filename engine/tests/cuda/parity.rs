@@ -37,8 +37,8 @@ fn golden(model: &str) -> Golden {
     }
 }
 
-/// Token ids and logits of each prompt.
-struct Outputs(Vec<Value>);
+/// Token ids and logits of each prompt, and how many steps were replayed.
+struct Outputs(Vec<Value>, u64);
 
 impl Outputs {
     fn tokens(&self) -> Vec<Vec<u64>> {
@@ -69,19 +69,20 @@ fn generate(double: &Double, folder: &str, prompts: &[Vec<u64>], more: &[&str]) 
     let output = double.run(&arguments);
     assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    Outputs(report["outputs"].as_array().unwrap().clone())
+    Outputs(report["outputs"].as_array().unwrap().clone(), report["graph_replays"].as_u64().unwrap())
 }
 
-/// A model's tokens on CUDA are those of Transformers, of its first `prompts` prompts, which get longer.
-fn check(double: &Double, model: &str, prompts: usize, more: &[&str]) {
+/// A model's tokens on CUDA are those of Transformers, of its first `prompts` prompts, which get longer. How many steps were replayed.
+fn check(double: &Double, model: &str, prompts: usize, more: &[&str]) -> u64 {
     let folder = tempfile::tempdir().unwrap();
     rewrite(model, folder.path(), Dtype::F32);
     let (prompts, expected): (Vec<_>, Vec<_>) = golden(model).prompts.into_iter().take(prompts).unzip();
     let more = [&["--backend", "cuda"], more].concat();
-    let found = generate(double, folder.path().to_str().unwrap(), &prompts, &more).tokens();
-    for (found, expected) in found.iter().zip(&expected) {
+    let found = generate(double, folder.path().to_str().unwrap(), &prompts, &more);
+    for (found, expected) in found.tokens().iter().zip(&expected) {
         assert_eq!(found[..], expected[..TOKENS], "{model} {more:?}");
     }
+    found.1
 }
 
 /// The largest distance between two rows of logits, and the largest logit.
@@ -153,6 +154,16 @@ fn the_order_of_threads_does_not_matter() {
         let double = Double::new().with("CHARIOT_DOUBLE_ORDER", order);
         check(&double, "llama-gqa", 3, &["--tp", "2"]);
         check(&double, "falcon-mq", 3, &[]);
+    }
+}
+
+/// Of five tokens a prompt, the first comes with the prompts, the second's step runs, the third's is recorded, and two are replayed: by
+/// each rank, and with three sequences padded to four.
+#[test]
+fn steps_of_decoding_are_replayed_unless_switched_off() {
+    let double = Double::new();
+    for (more, replays) in [(&[][..], 2), (&["--tp", "2"], 4), (&["--no-graphs"], 0)] {
+        assert_eq!(check(&double, "llama-gqa", 3, more), replays, "{more:?}");
     }
 }
 

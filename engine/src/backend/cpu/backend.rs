@@ -84,6 +84,10 @@ impl Backend for Cpu {
         Ok(Batch { spans, tokens })
     }
 
+    fn rows(&self, batch: &Batch<'_>) -> usize {
+        batch.tokens.len()
+    }
+
     fn reshape(&self, x: &mut Activations, rows: usize, width: usize) -> Result<(), CommError> {
         x.reshape(rows, width);
         Ok(())

@@ -1,6 +1,6 @@
 //! A GPU as a model's backend: shapes of results, and which kernel makes them. Knows no launch and no library.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use camino::Utf8Path;
 use half::bf16;
@@ -11,6 +11,7 @@ use super::blas::{Matrices, Output, Product, Right};
 use super::card::Card;
 use super::compile::Element;
 use super::error::CudaError;
+use super::graphs::Graphs;
 use super::group::Group;
 use super::launch::Argument;
 use super::memory::Buffer;
@@ -35,11 +36,15 @@ pub struct Cuda {
     wide: RefCell<Scratch>,
     /// The largest logits and their tokens.
     found: RefCell<Scratch>,
+    /// Of steps of decoding; absent: every step is launched kernel by kernel.
+    graphs: Option<RefCell<Graphs>>,
+    /// A block beyond the cache's, for rows that nobody asked for.
+    spare: Cell<Option<u32>>,
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`.
-    pub fn open(ordinal: usize, kernels: &Utf8Path) -> Result<Self, CudaError> {
+    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`. With `graphs`, steps of decoding are recorded and replayed.
+    pub fn open(ordinal: usize, kernels: &Utf8Path, graphs: bool) -> Result<Self, CudaError> {
         Ok(Self {
             card: Card::open(ordinal, kernels)?,
             step: Upload::default(),
@@ -47,6 +52,8 @@ impl Cuda {
             room: RefCell::default(),
             wide: RefCell::default(),
             found: RefCell::default(),
+            graphs: graphs.then(RefCell::default),
+            spare: Cell::new(None),
         })
     }
 
@@ -194,7 +201,8 @@ impl Backend for Cuda {
         self.card.load(dtype)?;
         self.card.end_uploads();
         let what = "keys and values";
-        let half = blocks * block_size * shape.kv_heads * shape.head_dim * self.card.value_bytes();
+        self.spare.set(self.graphs.as_ref().map(|_| blocks as u32));
+        let half = (blocks + 1) * block_size * shape.kv_heads * shape.head_dim * self.card.value_bytes();
         let (bytes, free) = (2 * layers * half, self.card.free_bytes()?);
         if bytes > free {
             return Err(CudaError::Memory { what, bytes, free });
@@ -220,7 +228,22 @@ impl Backend for Cuda {
     }
 
     fn begin<'a>(&mut self, spans: &'a [Span<'a>], tokens: &'a [u32]) -> Result<Batch, CudaError> {
-        Batch::new(&self.card, &mut self.step, spans, tokens)
+        Batch::new(&self.card, &mut self.step, spans, tokens, self.spare.get())
+    }
+
+    fn rows(&self, batch: &Batch) -> usize {
+        batch.rows
+    }
+
+    fn run(&self, batch: &Batch, work: impl FnOnce() -> Result<(), CudaError>) -> Result<(), CudaError> {
+        match (&self.graphs, batch.kind) {
+            (Some(graphs), Some(kind)) => graphs.borrow_mut().run(&self.card, kind, work),
+            _ => work(),
+        }
+    }
+
+    fn replays(&self) -> u64 {
+        self.graphs.as_ref().map_or(0, |graphs| graphs.borrow().replays)
     }
 
     fn reshape(&self, x: &mut Tensor, rows: usize, width: usize) -> Result<(), CudaError> {

@@ -2,6 +2,7 @@
 
 use super::card::Card;
 use super::error::CudaError;
+use super::graphs::{self, Kind};
 use super::scratch::Upload;
 use crate::backend::Span;
 
@@ -28,8 +29,10 @@ pub(super) struct Chunk {
 /// A step, on the device and in words.
 #[derive(Debug)]
 pub struct Batch {
-    /// Tokens of all spans.
+    /// Tokens of all spans; with a kind, padding included.
     pub(super) rows: usize,
+    /// Of a batch of decodes that may be recorded.
+    pub(super) kind: Option<Kind>,
     /// Entries of a block table, of the longest.
     pub(super) table_width: usize,
     pub(super) decodes: Vec<Decodes>,
@@ -47,11 +50,36 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// With a spare block, a batch of decodes is padded to its kind, by sequences of one token in that block.
     pub(super) fn new(
         card: &Card,
         upload: &mut Upload,
         spans: &[Span<'_>],
         tokens: &[u32],
+        spare: Option<u32>,
+    ) -> Result<Self, CudaError> {
+        let Some(spare) = spare else { return Self::of(card, upload, spans, tokens, None) };
+        let width = spans.iter().map(|span| span.table.len()).max().unwrap_or(0);
+        let longest = spans.iter().map(|span| span.context + 1).max().unwrap_or(0);
+        let decodes = !spans.is_empty() && spans.iter().all(|span| span.tokens == 1);
+        let Some(kind) = decodes.then(|| graphs::kind(spans.len(), width, longest)).flatten() else {
+            return Self::of(card, upload, spans, tokens, None);
+        };
+        let table = [spare];
+        let padding = |row| Span { first_row: row, tokens: 1, context: 0, table: &table };
+        let padded: Vec<Span<'_>> =
+            spans.iter().copied().chain((spans.len()..kind.rows).map(padding)).collect();
+        let mut tokens = tokens.to_vec();
+        tokens.resize(kind.rows, 0);
+        Self::of(card, upload, &padded, &tokens, Some(kind))
+    }
+
+    fn of(
+        card: &Card,
+        upload: &mut Upload,
+        spans: &[Span<'_>],
+        tokens: &[u32],
+        kind: Option<Kind>,
     ) -> Result<Self, CudaError> {
         assert!(spans.iter().all(|span| span.tokens > 0), "a span has a token at least");
         let rows: usize = spans.iter().map(|span| span.tokens).sum();
@@ -63,16 +91,21 @@ impl Batch {
             seqs.extend(std::iter::repeat_n(number as u32, span.tokens));
         }
         let lengths: Vec<u32> = spans.iter().map(|span| (span.context + span.tokens) as u32).collect();
-        let table_width = spans.iter().map(|span| span.table.len()).max().unwrap_or(0);
+        let width = spans.iter().map(|span| span.table.len()).max().unwrap_or(0);
+        let table_width = kind.map_or(width, |kind| kind.table_width);
         let mut tables = vec![0; spans.len() * table_width];
         for (entries, span) in tables.chunks_exact_mut(table_width.max(1)).zip(spans) {
             entries[..span.table.len()].copy_from_slice(span.table);
         }
         let first = upload.send(card, &[tokens, &positions, &seqs, &lengths, &tables])?;
         let address = |numbers: usize| first + 4 * numbers as u64;
-        let (decodes, chunks) = sorted(spans);
+        let (mut decodes, chunks) = sorted(spans);
+        if let Some(kind) = kind {
+            decodes.iter_mut().for_each(|run| run.keys_max = kind.keys_max);
+        }
         Ok(Self {
             rows,
+            kind,
             table_width,
             decodes,
             chunks,

@@ -1,6 +1,6 @@
 //! One GPU, opened by one rank: its stream, its kernels, its products, its messages, and waiting for it. Knows no tensor's shape.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ pub(super) struct Card {
     /// Where compiled kernels are kept.
     folder: Utf8PathBuf,
     typed: OnceCell<Typed>,
+    allocations: Cell<u64>,
     /// The rank's groups: who waits looks at them.
     comms: RefCell<Vec<Rc<Comm>>>,
     /// Two pieces of pinned memory, for weights to take turns.
@@ -63,6 +64,7 @@ impl Card {
             stream,
             folder: folder.to_owned(),
             typed: OnceCell::new(),
+            allocations: Cell::new(0),
             comms: RefCell::default(),
             pieces: RefCell::default(),
         })
@@ -135,7 +137,13 @@ impl Card {
 
     /// Room for `bytes` bytes; `what` is what for.
     pub(super) fn allocate(&self, bytes: usize, what: &'static str) -> Result<Buffer, CudaError> {
+        self.allocations.set(self.allocations.get() + 1);
         Buffer::new(&self.stream, bytes, what)
+    }
+
+    /// How often memory was asked for so far.
+    pub(super) fn allocations(&self) -> u64 {
+        self.allocations.get()
     }
 
     /// Pinned memory of at least `bytes` bytes.

@@ -2,7 +2,7 @@
 //! Builds and starts where no CUDA is installed.
 //!
 //! ```text
-//! backend -> {attention, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl} -> {library, error}
+//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl} -> {library, error}
 //! ```
 
 mod attention;
@@ -12,6 +12,7 @@ mod blas;
 mod card;
 pub mod compile;
 mod error;
+mod graphs;
 mod group;
 mod launch;
 pub mod library;

@@ -109,6 +109,10 @@ impl Backend for Recorder {
         Ok(self.cpu.begin(spans, tokens)?)
     }
 
+    fn rows(&self, batch: &Self::Batch<'_>) -> usize {
+        self.cpu.rows(batch)
+    }
+
     fn reshape(&self, x: &mut Activations, rows: usize, width: usize) -> Done {
         Ok(Backend::reshape(&self.cpu, x, rows, width)?)
     }

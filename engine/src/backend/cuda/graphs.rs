@@ -1,0 +1,128 @@
+//! Steps of decoding as CUDA graphs: launched as one, where a launch each would take longer than the kernels. Knows no layer.
+//!
+//! Batches of a kind make the same calls with the same arguments: numbers that differ lie in memory, and lengths are rounded up. The first
+//! batch of a kind runs as it is, for it may allocate; the second is recorded; from the third on the recording runs. Whatever is
+//! allocated later ends all recordings, since addresses in them may be gone.
+
+use std::collections::BTreeMap;
+
+use cudarc::driver::CudaGraph;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+
+use super::card::Card;
+use super::error::{CudaError, driver};
+
+/// Rows, entries of a block table, and keys of the longest sequence, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    pub(super) rows: usize,
+    pub(super) table_width: usize,
+    pub(super) keys_max: usize,
+}
+
+/// Larger batches are no faster as graphs.
+const ROWS_MAX: usize = 512;
+
+/// The kind of a batch of `rows` decodes; `None` for one that is not worth a graph.
+pub(super) fn kind(rows: usize, table_width: usize, keys_max: usize) -> Option<Kind> {
+    let rows = if rows <= 8 { rows.next_power_of_two() } else { rows.next_multiple_of(8) };
+    (rows <= ROWS_MAX).then(|| Kind {
+        rows,
+        table_width: table_width.next_power_of_two(),
+        keys_max: keys_max.next_power_of_two(),
+    })
+}
+
+/// Recordings of one rank.
+#[derive(Default)]
+pub(super) struct Graphs {
+    /// `None`: a batch of this kind has run once.
+    recorded: BTreeMap<Kind, Option<CudaGraph>>,
+    /// Allocations when they were made.
+    allocations: u64,
+    /// Batches that ran as recordings.
+    pub(super) replays: u64,
+}
+
+impl std::fmt::Debug for Graphs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graphs").field("replays", &self.replays).finish_non_exhaustive()
+    }
+}
+
+/// What is to be done with a batch.
+enum Turn {
+    Run,
+    Record,
+    Replay,
+}
+
+impl Graphs {
+    fn turn(&mut self, card: &Card, kind: Kind) -> Turn {
+        if self.allocations != card.allocations() {
+            self.recorded.clear();
+            self.allocations = card.allocations();
+        }
+        match self.recorded.get(&kind) {
+            None => Turn::Run,
+            Some(None) => Turn::Record,
+            Some(Some(_)) => Turn::Replay,
+        }
+    }
+
+    /// Runs `work`, or what was recorded of a batch of the same kind.
+    pub(super) fn run(
+        &mut self,
+        card: &Card,
+        kind: Kind,
+        work: impl FnOnce() -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        match self.turn(card, kind) {
+            Turn::Run => {
+                work()?;
+                // What it allocated is there for the next one.
+                if self.allocations != card.allocations() {
+                    self.recorded.clear();
+                    self.allocations = card.allocations();
+                }
+                self.recorded.insert(kind, None);
+                return Ok(());
+            }
+            Turn::Record => {
+                let graph = record(card, work)?;
+                assert_eq!(self.allocations, card.allocations(), "a recorded batch allocates nothing");
+                self.recorded.insert(kind, Some(graph));
+            }
+            Turn::Replay => self.replays += 1,
+        }
+        let graph = self.recorded.get(&kind).and_then(Option::as_ref).expect("it was recorded");
+        graph.launch().map_err(driver("run a recorded step"))
+    }
+}
+
+fn record(card: &Card, work: impl FnOnce() -> Result<(), CudaError>) -> Result<CudaGraph, CudaError> {
+    let what = "record a step";
+    let stream = &card.stream;
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).map_err(driver(what))?;
+    let worked = work();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags);
+    worked?;
+    let graph = graph.map_err(driver(what))?;
+    Ok(graph.expect("a stage's layers make at least one call"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_round_up_and_end_where_launches_no_longer_matter() {
+        let rows = |rows: usize| kind(rows, 1, 1).map(|kind| kind.rows);
+        assert_eq!([1, 2, 3, 5, 8, 9, 30, 33].map(rows), [1, 2, 4, 8, 8, 16, 32, 40].map(Some));
+        assert_eq!([rows(512), rows(513)], [Some(512), None]);
+        let kind = kind(1, 5, 300).unwrap();
+        assert_eq!((kind.table_width, kind.keys_max), (8, 512));
+    }
+}
