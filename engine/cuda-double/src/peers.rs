@@ -306,10 +306,10 @@ impl Comm {
         }
     }
 
-    /// Keeps the first error.
+    /// Keeps the first error; but a peer may be gone because it has seen the same wrong usage earlier.
     pub(crate) fn fail(&self, code: u32) {
         self.change(|state| {
-            if state.error == 0 {
+            if state.error == 0 || code == INVALID_USAGE {
                 state.error = code;
             }
         });

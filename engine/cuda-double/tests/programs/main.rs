@@ -9,11 +9,14 @@ mod graphs;
 mod kernels;
 mod memory;
 mod nccl;
+mod ranks;
 mod streams;
+mod stuck;
 
 use std::ffi::CString;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chariot_cuda_double::{library, links};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
@@ -32,9 +35,22 @@ fn on_double(name: &str, order: &str, body: fn()) -> Option<Output> {
 /// One of these tests on the double, with further variables.
 fn child(name: &str, order: &str, variables: &[(&str, String)]) -> Output {
     let (_folder, mut command) = command(name, order, variables);
-    let output = command.output().unwrap();
+    ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// What a test wrote. One that does not end within a minute is killed, and then has failed.
+fn ended(mut child: Child) -> Output {
+    for _ in 0..6000 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // It may have ended already.
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("running 1 test"), "expected a test called {name}: {told}");
+    assert!(told.contains("running 1 test"), "expected a test of that name: {told}");
     output
 }
 
