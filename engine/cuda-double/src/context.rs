@@ -180,6 +180,12 @@ extern "C" fn cuCtxGetDevice(out: *mut c_int) -> u32 {
     put(out, device() as c_int)
 }
 
+/// How the host waits: it makes no difference here.
+#[unsafe(no_mangle)]
+extern "C" fn cuCtxSetFlags(_flags: u32) -> u32 {
+    0
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn cuGetErrorName(code: u32, out: *mut *const c_char) -> u32 {
     put(out, status::name(code).as_ptr())

@@ -1,6 +1,7 @@
 //! Device memory: every allocation between guard pages, closed to the host outside of launches and copies. Knows no stream.
 #![expect(unsafe_code, reason = "maps and copies raw memory")]
 
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE: usize = 4096;
@@ -137,10 +138,35 @@ impl Memory {
     }
 }
 
+std::thread_local! {
+    /// How many `together` this thread is in, and whether one of them has opened the memory.
+    static TOGETHER: Cell<(usize, bool)> = const { Cell::new((0, false)) };
+}
+
 /// Runs `work` with device memory open.
 pub(crate) fn opened<R>(work: impl FnOnce() -> R) -> R {
-    memory().set_open(true);
+    let (depth, is_open) = TOGETHER.get();
+    if !is_open {
+        memory().set_open(true);
+        TOGETHER.set((depth, depth > 0));
+    }
     let result = work();
-    memory().set_open(false);
+    if depth == 0 {
+        memory().set_open(false);
+    }
+    result
+}
+
+/// Runs `work`; device memory that it opens stays open until its end, since to open and close costs a call of the
+/// system for every allocation.
+pub(crate) fn together<R>(work: impl FnOnce() -> R) -> R {
+    let (depth, is_open) = TOGETHER.get();
+    TOGETHER.set((depth + 1, is_open));
+    let result = work();
+    let (_, is_open) = TOGETHER.get();
+    if depth == 0 && is_open {
+        memory().set_open(false);
+    }
+    TOGETHER.set((depth, depth > 0 && is_open));
     result
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use crate::memory::together;
 use crate::status::{
     CAPTURE_INVALIDATED, CAPTURE_UNMATCHED, CAPTURE_UNSUPPORTED, INVALID_VALUE, LAUNCH_FAILED, NOT_READY,
 };
@@ -139,6 +140,10 @@ pub(crate) fn end(stream: usize) -> u64 {
 
 /// Runs the stream in this thread, or waits for the thread that does.
 pub(crate) fn run_until(stream: usize, end: u64) -> u32 {
+    together(|| run_ops(stream, end))
+}
+
+fn run_ops(stream: usize, end: u64) -> u32 {
     let mut all = lock();
     loop {
         let error = all.error;

@@ -99,3 +99,43 @@ fn a_nonblocking_start_is_in_progress() {
         }
     });
 }
+
+#[test]
+fn different_messages_are_told() {
+    let different = |rank: Rank| {
+        let values = rank.put(&vec![1f32; 3 + rank.rank]);
+        if rank.rank == 0 {
+            rank.send(&values)
+        } else {
+            rank.receive(&values)
+        }
+        assert!(rank.stream.synchronize().is_err());
+        assert_eq!(rank.status(), Status::ncclInvalidUsage);
+    };
+    let outputs = pair("stuck::different_messages_are_told", &[], different);
+    for (output, verbs) in outputs.iter().flatten().zip(["rank 0 sends 3", "rank 1 receives 4"]) {
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains(verbs), "{told}");
+    }
+}
+
+#[test]
+fn a_buffer_out_of_its_allocation_is_found() {
+    let short = |rank: Rank| {
+        let values = rank.put(&[1f32; 2]);
+        let at = rank.at(&values);
+        let (float, stream) = (Kind::ncclFloat32, rank.stream.cu_stream().cast());
+        // SAFETY: out of bounds on purpose, which the double finds.
+        unsafe {
+            sys::ncclAllReduce(at, at, 3, float, How::ncclSum, rank.comm, stream);
+        }
+        assert!(rank.stream.synchronize().is_err());
+    };
+    let outputs = pair("stuck::a_buffer_out_of_its_allocation_is_found", &[], short);
+    for output in outputs.iter().flatten() {
+        let told = String::from_utf8_lossy(&output.stderr);
+        let expected =
+            "AllReduce, what is sent of 12 bytes: ends 4 bytes past the end of allocation 0 (8 bytes)";
+        assert!(output.status.success() && told.contains(expected), "{told}");
+    }
+}
