@@ -7,6 +7,7 @@ mod copies;
 mod cuda;
 mod fiber;
 mod gemm;
+mod group;
 mod launch;
 mod memory;
 mod module;

@@ -1,21 +1,19 @@
-//! NCCL's C interface: communicators, groups, and calls that become ops of their streams. Knows no socket.
+//! NCCL's C interface: communicators and their calls. Knows no socket.
 #![expect(unsafe_code, reason = "a C interface")]
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{c_char, c_int, c_void};
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
-use crate::collective::{self, Call, Collective, Message, Which};
+use crate::collective::{Call, Collective, Message, Which};
 use crate::context::{Ptr, device, key, select};
+use crate::group::{self, CUDA_ERROR};
 use crate::peers::{Comm, IN_PROGRESS, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, SYSTEM_ERROR};
 use crate::reduce::{Kind, Reduction};
 use crate::status::{failed, put};
-use crate::stream::{self, Op};
+use crate::stream;
 
-const CUDA_ERROR: u32 = 1;
 const VERSION: c_int = 22_604;
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
 const ID_BYTES: usize = 16;
@@ -32,19 +30,6 @@ struct Config {
     magic: u32,
     version: u32,
     blocking: c_int,
-}
-
-#[derive(Default)]
-struct Group {
-    depth: usize,
-    calls: Vec<(Arc<Comm>, usize, Call)>,
-    starting: Vec<JoinHandle<u32>>,
-    is_in_progress: bool,
-    error: u32,
-}
-
-std::thread_local! {
-    static GROUP: RefCell<Group> = RefCell::new(Group::default());
 }
 
 /// Live communicators by handle; handles are never used again.
@@ -131,14 +116,13 @@ fn start(out: *mut Ptr, ranks: c_int, id: UniqueId, rank: c_int, config: *const 
     comms().insert(handle, made.clone());
     put(out, handle as Ptr);
     let starting = std::thread::spawn(move || made.connect());
-    let is_grouped = GROUP.with_borrow_mut(|group| group.depth > 0);
-    match (is_blocking, is_grouped) {
+    match (is_blocking, group::is_open()) {
         (false, _) => {
-            GROUP.with_borrow_mut(|group| group.is_in_progress |= is_grouped);
+            group::note_in_progress();
             Ok(IN_PROGRESS)
         }
         (true, true) => {
-            GROUP.with_borrow_mut(|group| group.starting.push(starting));
+            group::await_start(starting);
             Ok(0)
         }
         (true, false) => starting.join().map_err(|_| SYSTEM_ERROR),
@@ -174,7 +158,7 @@ extern "C" fn ncclCommInitAll(out: *mut Ptr, ranks: c_int, devices: *const c_int
         select(device as usize);
         let error = ncclCommInitRank(out, ranks, id, rank);
         if error != 0 {
-            GROUP.with_borrow_mut(|group| group.error = error);
+            group::note_error(error);
         }
     }
     select(before);
@@ -238,65 +222,13 @@ extern "C" fn ncclCommCuDevice(handle: Ptr, out: *mut c_int) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn ncclGroupStart() -> u32 {
-    GROUP.with_borrow_mut(|group| group.depth += 1);
+    group::begin();
     0
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn ncclGroupEnd() -> u32 {
-    let group = GROUP.with_borrow_mut(|group| match group.depth {
-        0 => Err(INVALID_USAGE),
-        1 => Ok(Some(std::mem::take(group))),
-        _ => {
-            group.depth -= 1;
-            Ok(None)
-        }
-    });
-    match group {
-        Err(error) => failed("nccl: the end of a group that did not start", error),
-        Ok(None) => 0,
-        Ok(Some(group)) => group.finish(),
-    }
-}
-
-impl Group {
-    /// Waits for the communicators that start, then queues the calls: those of one stream and communicator as one op.
-    fn finish(self) -> u32 {
-        let starts = self.starting.into_iter().map(|one| one.join().unwrap_or(SYSTEM_ERROR));
-        let mut error = starts.fold(self.error, u32::max);
-        if self.is_in_progress && error == 0 {
-            error = IN_PROGRESS;
-        }
-        let mut left = self.calls;
-        while let Some((comm, stream, _)) = left.first().cloned() {
-            let is_same = |call: &(Arc<Comm>, usize, Call)| Arc::ptr_eq(&call.0, &comm) && call.1 == stream;
-            let (together, others): (Vec<_>, Vec<_>) = left.into_iter().partition(is_same);
-            error = error.max(queue(&comm, stream, together.into_iter().map(|(_, _, call)| call).collect()));
-            left = others;
-        }
-        error
-    }
-}
-
-fn queue(comm: &Arc<Comm>, stream: usize, calls: Vec<Call>) -> u32 {
-    comm.note_stream(stream);
-    let comm = comm.clone();
-    match stream::push(stream, Op::Eager(Arc::new(move || collective::run(&comm, &calls)))) {
-        0 => 0,
-        _ => CUDA_ERROR,
-    }
-}
-
-/// Queues a call now, or at the end of the group.
-fn call(comm: Arc<Comm>, stream: Ptr, call: Call) -> u32 {
-    let stream = key(stream);
-    let is_grouped = GROUP.with_borrow_mut(|group| {
-        if group.depth > 0 {
-            group.calls.push((comm.clone(), stream, call));
-        }
-        group.depth > 0
-    });
-    if is_grouped { 0 } else { queue(&comm, stream, vec![call]) }
+    group::end()
 }
 
 fn kind(number: u32) -> Result<Kind, u32> {
@@ -311,7 +243,7 @@ fn collective(comm: Arc<Comm>, stream: Ptr, given: Collective) -> Result<u32, u3
     if given.root >= comm.ranks {
         return Err(invalid(&format!("root {} of {} ranks", given.root, comm.ranks)));
     }
-    Ok(call(comm, stream, Call::Collective(given)))
+    Ok(group::call(comm, key(stream), Call::Collective(given)))
 }
 
 fn reduction(number: u32) -> Result<Reduction, u32> {
@@ -406,7 +338,7 @@ extern "C" fn ncclSend(
 ) -> u32 {
     code(comm(handle).and_then(|comm| {
         let message = message(from as usize, count, kind, peer, &comm)?;
-        Ok(call(comm, stream, Call::Send(message)))
+        Ok(group::call(comm, key(stream), Call::Send(message)))
     }))
 }
 
@@ -421,6 +353,6 @@ extern "C" fn ncclRecv(
 ) -> u32 {
     code(comm(handle).and_then(|comm| {
         let message = message(to as usize, count, kind, peer, &comm)?;
-        Ok(call(comm, stream, Call::Receive(message)))
+        Ok(group::call(comm, key(stream), Call::Receive(message)))
     }))
 }

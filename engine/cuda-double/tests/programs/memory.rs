@@ -102,3 +102,29 @@ fn a_wrong_kernel_on_purpose() {
         assert_eq!(run(source, &ramp(3), 3, 0).unwrap(), [1.0, 1.0, 2.0]);
     });
 }
+
+#[test]
+fn a_fault_of_the_host_beside_a_kernel_is_the_hosts() {
+    let name = "memory::a_fault_of_the_host_beside_a_kernel_is_the_hosts";
+    let body = || {
+        let source = r#"extern "C" __global__ void k(float *out) {
+            for (volatile long i = 0; i < 4000000000L; i++) {}
+            out[0] = 1.0f;
+        }"#;
+        let (stream, kernel) = load(source);
+        let mut out = stream.alloc_zeros::<f32>(1).unwrap();
+        let config = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: within bounds.
+        unsafe { stream.launch_builder(&kernel).arg(&mut out).launch(config).unwrap() };
+        let done = stream.record_event(None).unwrap();
+        assert!(!done.is_complete(), "the kernel starts in a thread of its own");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        // SAFETY: none: the fault is what is tested.
+        let value = unsafe { std::ptr::without_provenance::<f32>(64).read_volatile() };
+        panic!("the host read {value}");
+    };
+    let Some(output) = on_double(name, "forward", body) else { return };
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(11), "{told}");
+    assert!(told.contains("the host accessed memory that is not its own"), "{told}");
+}
