@@ -127,4 +127,5 @@ fn a_fault_of_the_host_beside_a_kernel_is_the_hosts() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.signal(), Some(11), "{told}");
     assert!(told.contains("the host accessed memory that is not its own"), "{told}");
+    assert!(!told.contains("kernel k"), "{told}");
 }
