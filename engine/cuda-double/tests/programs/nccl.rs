@@ -111,6 +111,51 @@ fn ranks_are_threads_of_one_process() {
     });
 }
 
+/// Two stages of two ranks: each rank has a communicator with its stage, and one with its twin of the other stage.
+fn rank_of_four(rank: usize, [stages, twins]: [[Id; 2]; 2]) -> Vec<f32> {
+    let stream = stream(rank);
+    let (stage, lane) = (rank / 2, rank % 2);
+    let tensor = Comm::from_rank(stream.clone(), lane, 2, stages[stage]).unwrap();
+    let pipe = Comm::from_rank(stream.clone(), stage, 2, twins[lane]).unwrap();
+    let mut values = stream.clone_htod(&[lane as f32 + 1.0; 3]).unwrap();
+    if stage == 1 {
+        pipe.recv(&mut values, 0).unwrap();
+    }
+    tensor.all_reduce_in_place(&mut values, &ReduceOp::Sum).unwrap();
+    if stage == 0 {
+        pipe.send(&values, 1).unwrap();
+    }
+    stream.clone_dtoh(&values).unwrap()
+}
+
+#[test]
+fn two_stages_of_two_ranks() {
+    passes_with("nccl::two_stages_of_two_ranks", &[("CHARIOT_DOUBLE_DEVICES", "4")], || {
+        let ids = [(); 2].map(|()| [(); 2].map(|()| Id::new().unwrap()));
+        let ranks = [0, 1, 2, 3].map(|rank| std::thread::spawn(move || rank_of_four(rank, ids)));
+        let found = ranks.map(|rank| rank.join().unwrap());
+        assert_eq!(found, [[3.0; 3], [3.0; 3], [6.0; 3], [6.0; 3]]);
+    });
+}
+
+#[test]
+fn four_ranks_reduce_in_their_order() {
+    passes_with("nccl::four_ranks_reduce_in_their_order", &[("CHARIOT_DOUBLE_DEVICES", "4")], || {
+        let id = Id::new().unwrap();
+        // In f32 and in this order: 1 + 1e8 is 1e8, and 1e8 - 1e8 + 2 is 2.
+        let parts = [1f32, 1e8, -1e8, 2.0];
+        let rank = move |rank: usize| {
+            let stream = stream(rank);
+            let comm = Comm::from_rank(stream.clone(), rank, 4, id).unwrap();
+            let mut values = stream.clone_htod(&[parts[rank]]).unwrap();
+            comm.all_reduce_in_place(&mut values, &ReduceOp::Sum).unwrap();
+            stream.clone_dtoh(&values).unwrap()
+        };
+        let ranks = [0, 1, 2, 3].map(|number| std::thread::spawn(move || rank(number)));
+        ranks.into_iter().for_each(|rank| assert_eq!(rank.join().unwrap(), [2.0]));
+    });
+}
+
 #[test]
 fn ranks_are_devices_of_one_thread() {
     passes_with("nccl::ranks_are_devices_of_one_thread", &TWO, || {
