@@ -38,13 +38,14 @@ fn integer(words: &[&str]) -> Option<Operation> {
         "not" => Integer::Not,
         "shl" => Integer::Shl,
         "shr" => Integer::Shr,
+        "bfi" if ty.bits >= 32 => Integer::Insert,
         _ => return None,
     };
     let fits = match function {
         Integer::And | Integer::Or | Integer::Xor | Integer::Not => {
             matches!(ty.kind, Kind::Bits | Kind::Predicate)
         }
-        Integer::Shl => ty.kind == Kind::Bits,
+        Integer::Shl | Integer::Insert => ty.kind == Kind::Bits,
         Integer::Shr => ty.is_integer() || ty.kind == Kind::Bits,
         Integer::Neg | Integer::Abs => ty.kind == Kind::Signed,
         _ => ty.is_integer(),

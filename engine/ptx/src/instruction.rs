@@ -78,6 +78,8 @@ pub(crate) enum Integer {
     Not,
     Shl,
     Shr,
+    /// So many of the first's lowest bits into the second, from a bit on.
+    Insert,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,6 +288,7 @@ fn integer_slots(function: Integer, bits: u32) -> Vec<Slot> {
         Integer::MadLo => vec![target, source, source, source],
         Integer::Neg | Integer::Abs | Integer::Not => vec![target, source],
         Integer::Shl | Integer::Shr => vec![target, source, Slot::Source(32)],
+        Integer::Insert => vec![target, source, source, Slot::Source(32), Slot::Source(32)],
         _ => vec![target, source, source],
     }
 }

@@ -59,7 +59,7 @@ fn word(body: &str, input: &[u32]) -> u32 {
 #[test]
 fn integers() {
     let minus = |value: i32| (-value) as u32;
-    let cases: [(&str, &[u32], u32); 27] = [
+    let cases: [(&str, &[u32], u32); 29] = [
         ("add.s32 %r9, %r2, %r3;", &[u32::MAX, 3], 2),
         ("sub.s32 %r9, %r2, %r3;", &[1, 3], minus(2)),
         ("mul.lo.s32 %r9, %r2, %r3;", &[0x8000_0001, 6], 6),
@@ -93,6 +93,8 @@ fn integers() {
         ("shl.b32 %r9, %r2, %r3;", &[3, 32], 0),
         ("shr.u32 %r9, %r2, %r3;", &[1 << 31, 31], 1),
         ("shr.s32 %r9, %r2, %r3;", &[1 << 31, 99], u32::MAX),
+        ("bfi.b32 %r9, %r2, %r3, 3, 4;", &[0xfa, 0x9995], 0x99d5),
+        ("bfi.b32 %r9, %r2, %r3, 30, 29;", &[0x6, 0x4000_0001], 0x8000_0001),
         ("setp.lo.u32 %p1, %r2, %r3; selp.b32 %r9, 1, 2, %p1;", &[1, minus(1)], 1),
         ("setp.lt.s32 %p1, %r2, %r3; selp.b32 %r9, 1, 2, %p1;", &[1, minus(1)], 2),
     ];

@@ -121,8 +121,8 @@ impl Block<'_> {
         let operands = instruction.operands.as_slice();
         let value = match instruction.operation {
             Operation::Integer(function, ty) => {
-                // Unary ones have no second operand, most have no third.
-                let mut sources = [0; 3];
+                // Unary ones have no second operand, most have no third, and one has a fourth.
+                let mut sources = [0; 4];
                 for (source, operand) in sources.iter_mut().zip(&operands[1..]) {
                     *source = self.read(thread, operand)?;
                 }

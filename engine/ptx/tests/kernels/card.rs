@@ -1,7 +1,7 @@
 //! A device with one source's kernels, its buffers, and how near results must be.
 
 use chariot_ptx::{Argument, Buffer, LaunchError, Memory, Module, Shape, parse};
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::nvrtc::compiled;
 
@@ -13,6 +13,7 @@ const TOLERANCE: f64 = 2e-6;
 pub(crate) enum Element {
     F32,
     Bf16,
+    F16,
 }
 
 impl Element {
@@ -21,13 +22,14 @@ impl Element {
         match self {
             Self::F32 => "float",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 
     fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::F16 => 2,
         }
     }
 
@@ -36,14 +38,16 @@ impl Element {
         match self {
             Self::F32 => value,
             Self::Bf16 => bf16::from_f32(value).to_f32(),
+            Self::F16 => f16::from_f32(value).to_f32(),
         }
     }
 
-    /// Largest relative error of one rounding: half of the last of bf16's 8 bits.
-    fn rounding(self) -> f64 {
+    /// Largest relative error of one rounding: half of the last of bf16's 8 bits, or of f16's 11.
+    pub(crate) fn rounding(self) -> f64 {
         match self {
             Self::F32 => 0.0,
             Self::Bf16 => f64::powi(2.0, -8),
+            Self::F16 => f64::powi(2.0, -11),
         }
     }
 
@@ -83,6 +87,10 @@ impl Card {
                 let bits = values.iter().map(|value| bf16::from_f32(*value).to_bits());
                 self.memory.put(&bits.collect::<Vec<u16>>())
             }
+            Element::F16 => {
+                let bits = values.iter().map(|value| f16::from_f32(*value).to_bits());
+                self.memory.put(&bits.collect::<Vec<u16>>())
+            }
         }
     }
 
@@ -98,6 +106,10 @@ impl Card {
             Element::Bf16 => {
                 let bits: Vec<u16> = self.memory.take(buffer).unwrap();
                 bits.iter().map(|bits| bf16::from_bits(*bits).to_f32()).collect()
+            }
+            Element::F16 => {
+                let bits: Vec<u16> = self.memory.take(buffer).unwrap();
+                bits.iter().map(|bits| f16::from_bits(*bits).to_f32()).collect()
             }
         }
     }

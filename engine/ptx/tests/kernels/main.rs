@@ -7,6 +7,7 @@ mod attention;
 mod barriers;
 mod card;
 mod elementwise;
+mod flash;
 mod norms;
 mod nvrtc;
 mod rotary;

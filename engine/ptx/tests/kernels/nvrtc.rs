@@ -13,6 +13,7 @@ pub(crate) const PRELUDE: &str = include_str!("../../../src/backend/cuda/kernels
 pub(crate) const ATTENTION: &str = include_str!("../../../src/backend/cuda/kernels/attention.cu");
 pub(crate) const ELEMENTWISE: &str = include_str!("../../../src/backend/cuda/kernels/elementwise.cu");
 pub(crate) const EMBEDDING: &str = include_str!("../../../src/backend/cuda/kernels/embedding.cu");
+pub(crate) const FLASH: &str = include_str!("../../../src/backend/cuda/kernels/flash.cu");
 pub(crate) const NORM: &str = include_str!("../../../src/backend/cuda/kernels/norm.cu");
 pub(crate) const ROTARY: &str = include_str!("../../../src/backend/cuda/kernels/rotary.cu");
 pub(crate) const SAMPLING: &str = include_str!("../../../src/backend/cuda/kernels/sampling.cu");
