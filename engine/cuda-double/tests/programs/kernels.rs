@@ -1,72 +1,13 @@
-//! The backend's own kernels on the double, in f32 and every order of threads, against plain loops in f64.
+//! The backend's own kernels on the double, in each dtype and every order of threads, against plain loops in f64.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use std::sync::Arc;
+mod card;
+mod flash;
 
-use cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg,
-};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::PushKernelArg;
 
-use super::{child, cubin, passes};
-
-const PRELUDE: &str = include_str!("../../../src/backend/cuda/kernels/prelude.cu");
-
-/// Of sums in f32 of values near 1.
-const TOLERANCE: f64 = 2e-6;
-
-/// A card with one source's kernels.
-struct Card {
-    stream: Arc<CudaStream>,
-    module: Arc<CudaModule>,
-}
-
-impl Card {
-    fn new(source: &str) -> Self {
-        let context = CudaContext::new(0).unwrap();
-        let text = without_a_barrier(&format!("{PRELUDE}\n{source}"));
-        let image = cubin(&text, &["-DELEMENT=float".to_owned()]).unwrap();
-        Self {
-            module: context.load_module(Ptx::from_binary(image)).unwrap(),
-            stream: context.default_stream(),
-        }
-    }
-
-    fn put<T: DeviceRepr>(&self, values: &[T]) -> CudaSlice<T> {
-        self.stream.clone_htod(values).unwrap()
-    }
-
-    /// Poisoned.
-    fn room<T: DeviceRepr>(&self, length: usize) -> CudaSlice<T> {
-        // SAFETY: kernels write before anybody reads, or a test fails.
-        unsafe { self.stream.alloc(length).unwrap() }
-    }
-
-    fn take<T: DeviceRepr + Clone + Default>(&self, values: &CudaSlice<T>) -> Vec<T> {
-        self.stream.clone_dtoh(values).unwrap()
-    }
-}
-
-/// Launches a kernel of a card: grid, threads of a block, arguments.
-macro_rules! run {
-    ($card:expr, $kernel:expr, $grid:expr, $threads:expr, $($argument:expr),+ $(,)?) => {
-        let kernel = $card.module.load_function($kernel).unwrap();
-        let config = LaunchConfig { grid_dim: $grid, block_dim: ($threads, 1, 1), shared_mem_bytes: 0 };
-        // SAFETY: the double finds what is out of bounds.
-        unsafe { $card.stream.launch_builder(&kernel)$(.arg($argument))+.launch(config).unwrap() };
-    };
-}
-
-const BARRIER: &str = "__syncthreads();";
-/// Names the barrier, counted from 0 through prelude and source, that a child's kernels lack.
-const WITHOUT: &str = "CHARIOT_DOUBLE_WITHOUT";
-
-fn without_a_barrier(text: &str) -> String {
-    let Ok(lacking) = std::env::var(WITHOUT) else { return text.to_owned() };
-    let lacking: usize = lacking.parse().unwrap();
-    let (at, _) = text.match_indices(BARRIER).nth(lacking).unwrap();
-    format!("{}{}", &text[..at], &text[at + BARRIER.len()..])
-}
+use self::card::{BARRIER, PRELUDE, WITHOUT, in_all, noise, run, wide};
+use super::child;
 
 /// Each kernel's test turns red without any of its barriers, in one order of threads at least.
 #[test]
@@ -82,6 +23,8 @@ fn no_barrier_is_idle() {
     let sampling = include_str!("../../../src/backend/cuda/kernels/sampling.cu");
     // Of block_sum, of block_max, and argmax's own.
     assert_eq!((barriers(PRELUDE), sources.map(barriers), barriers(sampling)), (4, [0; 5], 1));
+    let flash = include_str!("../../../src/backend/cuda/kernels/flash.cu");
+    assert_eq!(barriers(flash), 3);
     for (test, barrier) in [
         ("kernels::norms", 0),
         ("kernels::norms", 1),
@@ -90,6 +33,9 @@ fn no_barrier_is_idle() {
         ("kernels::shares_of_a_chunk", 2),
         ("kernels::shares_of_a_chunk", 3),
         ("kernels::largest_logits", 4),
+        ("kernels::flash::few_chunks", 4),
+        ("kernels::flash::few_chunks", 5),
+        ("kernels::flash::few_chunks", 6),
     ] {
         let fails = |order: &&str| !child(test, order, &[(WITHOUT, barrier.to_string())]).status.success();
         let red: Vec<&str> =
@@ -99,39 +45,21 @@ fn no_barrier_is_idle() {
     }
 }
 
-/// Values from -1 to 1 that look random.
-fn noise(seed: u32, count: usize) -> Vec<f32> {
-    let value = |i: u32| {
-        let mixed = (i ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
-        ((mixed ^ (mixed >> 13)).wrapping_mul(0xc2b2_ae35) >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count as u32).map(value).collect()
-}
-
-fn near(found: &[f32], expected: &[f64]) {
-    assert_eq!(found.len(), expected.len());
-    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-        let apart = (f64::from(found) - expected).abs();
-        assert!(apart <= TOLERANCE * expected.abs().max(1.0), "{index}: expected {expected}, found {found}");
-    }
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
-}
-
 #[test]
 fn norms() {
-    passes("kernels::norms", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/norm.cu"));
+    in_all!("kernels::norms", "norm.cu", |card| {
         let (rows, width) = (3, 100);
-        let (x, residual, weight, bias) =
-            (noise(1, rows * width), noise(2, rows * width), noise(3, width), noise(4, width));
+        let (x, residual, weight, bias) = (
+            card.noise(1, rows * width),
+            card.noise(2, rows * width),
+            card.noise(3, width),
+            card.noise(4, width),
+        );
         let sums: Vec<f64> =
-            wide(&x).iter().zip(wide(&residual)).map(|(x, r)| f64::from((x + r) as f32)).collect();
+            x.iter().zip(&residual).map(|(x, r)| f64::from(card.element.round(x + r))).collect();
         let [weight_there, bias_there, residual_there] = [&weight, &bias, &residual].map(|v| card.put(v));
         for is_layer_norm in [true, false] {
-            let (mut x_there, mut y) = (card.put(&x), card.room::<f32>(rows * width));
+            let (mut x_there, mut y) = (card.put(&x), card.room(rows * width));
             let (grid, eps, columns) = ((rows as u32, 1, 1), 1e-5_f32, width as i32);
             if is_layer_norm {
                 run!(
@@ -161,7 +89,7 @@ fn norms() {
                     &columns,
                 );
             }
-            near(&card.take(&x_there), &sums);
+            card.near(&x_there, &sums);
             let mut expected = Vec::new();
             for row in sums.chunks(width) {
                 let mean = if is_layer_norm { row.iter().sum::<f64>() / width as f64 } else { 0.0 };
@@ -172,49 +100,66 @@ fn norms() {
                 };
                 expected.extend(row.iter().enumerate().map(one));
             }
-            near(&card.take(&y), &expected);
+            card.near(&y, &expected);
         }
     });
 }
 
 #[test]
 fn elementwise() {
-    passes("kernels::elementwise", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/elementwise.cu"));
+    in_all!("kernels::elementwise", "elementwise.cu", |card| {
         let (rows, f) = (3, 25);
         let count = rows * f;
-        let gate_up: Vec<f32> = noise(5, 2 * count).iter().map(|x| 4.0 * x).collect();
-        let (there, mut out) = (card.put(&gate_up), card.room::<f32>(count));
+        let gate_up: Vec<f32> = card.noise(5, 2 * count).iter().map(|x| 4.0 * x).collect();
+        let (there, mut out) = (card.put(&gate_up), card.room(count));
         run!(card, "silu_mul", (2, 1, 1), 64, &mut out, &there, &(f as i32), &(count as i64));
         let silu = |x: f64| x / (1.0 + (-x).exp());
         let one = |i: usize| {
             let row = &gate_up[i / f * 2 * f..];
             silu(f64::from(row[i % f])) * f64::from(row[f + i % f])
         };
-        near(&card.take(&out), &(0..count).map(one).collect::<Vec<_>>());
-        let (x, y) = (noise(6, count), noise(7, count));
+        card.near(&out, &(0..count).map(one).collect::<Vec<_>>());
+        let (x, y) = (card.noise(6, count), card.noise(7, count));
         let (mut sum, y_there) = (card.put(&x), card.put(&y));
         run!(card, "add", (2, 1, 1), 64, &mut sum, &y_there, &(count as i64));
-        near(&card.take(&sum), &wide(&x).iter().zip(wide(&y)).map(|(x, y)| x + y).collect::<Vec<_>>());
+        card.near(&sum, &wide(&x).iter().zip(wide(&y)).map(|(x, y)| x + y).collect::<Vec<_>>());
         let mut there = card.put(&[-3.0_f32, -1.0, 0.0, 0.5, 2.0]);
         run!(card, "gelu", (1, 1, 1), 32, &mut there, &5_i64);
         // x Phi(x), from tables of the normal distribution.
-        near(
-            &card.take(&there),
+        card.near(
+            &there,
             &[-3.0 * 0.001_349_898, -0.158_655_254, 0.0, 0.5 * 0.691_462_461, 2.0 * 0.977_249_868],
         );
     });
 }
 
 #[test]
+fn casts() {
+    in_all!("kernels::casts", "elementwise.cu", |card| {
+        let x = card.noise(17, 75);
+        let (there, mut out) = (card.put(&x), card.room_plain::<f32>(75));
+        run!(card, "to_f32", (3, 1, 1), 32, &mut out, &there, &75_i64);
+        assert_eq!(card.take_plain(&out), x);
+        let mut finer = noise(18, 70);
+        // A tie down and one up, the least subnormal of f16 and less than half of it, what overflows in f16.
+        finer.extend([1.003_906_3, 1.011_718_8, 5.960_464_5e-8, 2.9e-8, 65_520.0]);
+        let (there, mut out) = (card.put_plain(&finer), card.room(75));
+        run!(card, "from_f32", (3, 1, 1), 32, &mut out, &there, &75_i64);
+        assert_eq!(card.take(&out), finer.iter().map(|x| card.element.round(*x)).collect::<Vec<_>>());
+        let mut wide_again = card.room_plain::<f32>(75);
+        run!(card, "to_f32", (3, 1, 1), 32, &mut wide_again, &out, &75_i64);
+        assert_eq!(card.take_plain(&wide_again), card.take(&out));
+    });
+}
+
+#[test]
 fn rows_by_index() {
-    passes("kernels::rows_by_index", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/embedding.cu"));
+    in_all!("kernels::rows_by_index", "embedding.cu", |card| {
         let (first, rows, hidden) = (10_u32, 4_u32, 37);
-        let table = noise(8, rows as usize * hidden);
+        let table = card.noise(8, rows as usize * hidden);
         let tokens = [13_u32, 9, 10, 14, 0];
-        let (table_there, tokens_there) = (card.put(&table), card.put(&tokens));
-        let mut out = card.room::<f32>(tokens.len() * hidden);
+        let (table_there, tokens_there) = (card.put(&table), card.put_plain(&tokens));
+        let mut out = card.room(tokens.len() * hidden);
         run!(
             card,
             "embed",
@@ -232,7 +177,7 @@ fn rows_by_index() {
             None => vec![0.0; hidden],
         };
         assert_eq!(card.take(&out), tokens.iter().flat_map(|&token| row(token)).collect::<Vec<_>>());
-        let (indices, mut some) = (card.put(&[3_u32, 0]), card.room::<f32>(2 * hidden));
+        let (indices, mut some) = (card.put_plain(&[3_u32, 0]), card.room(2 * hidden));
         run!(card, "gather_rows", (2, 1, 1), 32, &mut some, &table_there, &indices, &(hidden as i32));
         assert_eq!(card.take(&some), [&table[3 * hidden..4 * hidden], &table[..hidden]].concat());
     });
@@ -240,8 +185,7 @@ fn rows_by_index() {
 
 #[test]
 fn largest_logits() {
-    passes("kernels::largest_logits", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/sampling.cu"));
+    in_all!("kernels::largest_logits", "sampling.cu", |card| {
         let (vocab, stride) = (131, 136);
         let mut logits = noise(9, 4 * stride);
         // Two that are equal: the first counts, whichever thread has it.
@@ -250,8 +194,8 @@ fn largest_logits() {
         logits[3 * stride + vocab - 1] = 3.0;
         // A rank's padding must not win.
         logits.chunks_mut(stride).for_each(|row| row[vocab..].fill(9.0));
-        let there = card.put(&logits);
-        let (mut tokens, mut largest) = (card.room::<u32>(4), card.room::<f32>(4));
+        let there = card.put_plain(&logits);
+        let (mut tokens, mut largest) = (card.room_plain::<u32>(4), card.room_plain::<f32>(4));
         run!(
             card,
             "argmax",
@@ -267,19 +211,18 @@ fn largest_logits() {
         let row = &logits[..vocab];
         let most = row.iter().copied().fold(f32::MIN, f32::max);
         let index = row.iter().position(|&logit| logit == most).unwrap() as u32;
-        assert_eq!(card.take(&tokens), [1000 + index, 1033, 1000, 1130]);
-        assert_eq!(card.take(&largest), [most, 2.0, 3.0, 3.0]);
+        assert_eq!(card.take_plain(&tokens), [1000 + index, 1033, 1000, 1130]);
+        assert_eq!(card.take_plain(&largest), [most, 2.0, 3.0, 3.0]);
     });
 }
 
 #[test]
 fn shares_of_a_chunk() {
-    passes("kernels::shares_of_a_chunk", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/attention.cu"));
+    in_all!("kernels::shares_of_a_chunk", "attention.cu", |card| {
         let (heads, tokens, context) = (2, 5, 40);
         let keys = context + tokens;
         let scores = noise(10, heads * tokens * keys);
-        let (there, mut shares) = (card.put(&scores), card.room::<f32>(scores.len()));
+        let (there, mut shares) = (card.put_plain(&scores), card.room(scores.len()));
         run!(
             card,
             "causal_softmax",
@@ -296,7 +239,7 @@ fn shares_of_a_chunk() {
         for (row, scores) in scores.chunks(keys).enumerate() {
             expected.extend(softmax(scores.iter().map(|&s| 3.0 * f64::from(s)), context + row % tokens + 1));
         }
-        near(&card.take(&shares), &expected);
+        card.near(&shares, &expected);
     });
 }
 
@@ -316,16 +259,16 @@ const WIDTH: usize = (QUERY + 2 * KV) * DIM;
 
 #[test]
 fn turned_and_stored() {
-    passes("kernels::turned_and_stored", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/rotary.cu"));
-        let (qkv, cosines, sines) = (noise(11, 2 * WIDTH), noise(12, 8 * DIM / 2), noise(13, 8 * DIM / 2));
+    in_all!("kernels::turned_and_stored", "rotary.cu", |card| {
+        let (qkv, cosines, sines) =
+            (card.noise(11, 2 * WIDTH), noise(12, 8 * DIM / 2), noise(13, 8 * DIM / 2));
         let (positions, seqs, tables) = ([6_u32, 1], [0_u32, 1], [0_u32, 3, 2, 1]);
         let mut there = card.put(&qkv);
         let unwritten = vec![9.0_f32; 4 * BLOCK * KV * DIM];
         let (mut keys, mut values) = (card.put(&unwritten), card.put(&unwritten));
-        let [cosines_there, sines_there] = [&cosines, &sines].map(|v| card.put(v));
-        let [positions_there, seqs_there] = [&positions, &seqs].map(|v| card.put(v));
-        let tables_there = card.put(&tables);
+        let [cosines_there, sines_there] = [&cosines, &sines].map(|v| card.put_plain(v));
+        let [positions_there, seqs_there] = [&positions, &seqs].map(|v| card.put_plain(v));
+        let tables_there = card.put_plain(&tables);
         run!(
             card,
             "rotate_store",
@@ -365,23 +308,58 @@ fn turned_and_stored() {
                 }
             }
         }
-        near(&card.take(&there), &turned);
-        near(&card.take(&keys), &stored[0]);
-        near(&card.take(&values), &stored[1]);
+        card.near(&there, &turned);
+        card.near(&keys, &stored[0]);
+        card.near(&values, &stored[1]);
+    });
+}
+
+#[test]
+fn gathered() {
+    in_all!("kernels::gathered", "rotary.cu", |card| {
+        let (count, tokens, table) = (3 * BLOCK * KV * DIM, 10, [2_u32, 0, 1]);
+        let (keys, values) = (card.noise(19, count), card.noise(20, count));
+        let [keys_there, values_there] = [&keys, &values].map(|v| card.put(v));
+        let table_there = card.put_plain(&table);
+        let [mut out_keys, mut out_values] = [0, 1].map(|_| card.room(KV * tokens * DIM));
+        run!(
+            card,
+            "gather_kv",
+            (tokens as u32, KV as u32, 1),
+            32,
+            &mut out_keys,
+            &mut out_values,
+            &keys_there,
+            &values_there,
+            &table_there,
+            &(BLOCK as i32),
+            &(KV as i32),
+            &(DIM as i32),
+        );
+        for (pool, out) in [(&keys, &out_keys), (&values, &out_values)] {
+            let row = |(head, position): (usize, usize)| {
+                let block = table[position / BLOCK] as usize;
+                &pool[((block * KV + head) * BLOCK + position % BLOCK) * DIM..][..DIM]
+            };
+            let places = (0..KV).flat_map(|head| (0..tokens).map(move |position| (head, position)));
+            assert_eq!(card.take(out), places.map(row).collect::<Vec<_>>().concat());
+        }
     });
 }
 
 #[test]
 fn decodes_over_pages() {
-    passes("kernels::decodes_over_pages", || {
-        let card = Card::new(include_str!("../../../src/backend/cuda/kernels/attention.cu"));
+    in_all!("kernels::decodes_over_pages", "attention.cu", |card| {
         let (lengths, tables, splits) = ([1_u32, 14], [2_u32, 0, 0, 0, 5, 1, 4, 3], 2_usize);
-        let (qkv, keys, values) =
-            (noise(14, 2 * WIDTH), noise(15, 6 * BLOCK * KV * DIM), noise(16, 6 * BLOCK * KV * DIM));
+        let (qkv, keys, values) = (
+            card.noise(14, 2 * WIDTH),
+            card.noise(15, 6 * BLOCK * KV * DIM),
+            card.noise(16, 6 * BLOCK * KV * DIM),
+        );
         let [qkv_there, keys_there, values_there] = [&qkv, &keys, &values].map(|v| card.put(v));
-        let (lengths_there, tables_there) = (card.put(&lengths), card.put(&tables));
+        let (lengths_there, tables_there) = (card.put_plain(&lengths), card.put_plain(&tables));
         let parts = splits * 4;
-        let mut partial = card.room::<f32>(2 * QUERY * parts * (DIM + 2));
+        let mut partial = card.room_plain::<f32>(2 * QUERY * parts * (DIM + 2));
         let tiles = (QUERY / KV).div_ceil(8);
         run!(
             card,
@@ -401,7 +379,7 @@ fn decodes_over_pages() {
             &(DIM as i32),
             &0.5_f32,
         );
-        let mut out = card.room::<f32>(2 * QUERY * DIM);
+        let mut out = card.room(2 * QUERY * DIM);
         run!(
             card,
             "combine",
@@ -431,6 +409,6 @@ fn decodes_over_pages() {
                 expected.extend((0..DIM).map(value));
             }
         }
-        near(&card.take(&out), &expected);
+        card.near(&out, &expected);
     });
 }

@@ -3,10 +3,10 @@
 use chariot_ptx::Argument::{Buffer, F32, I32};
 use chariot_ptx::LaunchError;
 
-use crate::card::{Card, Element, in_both, wide};
+use crate::card::{Card, Element, in_each, wide};
 use crate::nvrtc::ATTENTION;
 
-in_both!(ATTENTION, causal_softmax, paged_decode_and_combine, long_heads, combine);
+in_each!(ATTENTION, causal_softmax, paged_decode_and_combine, long_heads, combine);
 
 /// Shares of the first `seen`, zeros for the rest.
 fn softmax(scores: impl Iterator<Item = f64>, seen: usize) -> Vec<f64> {

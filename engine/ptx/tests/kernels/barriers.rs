@@ -33,7 +33,7 @@ fn races(
 
 #[test]
 fn every_barrier_is_missed() {
-    for element in [Element::F32, Element::Bf16] {
+    for element in Element::ALL {
         // A kernel's last barrier lets room be written again, which nothing does any more.
         let found = [
             races(NORM, "layer_norm", element, |card| norm(card, true, true, 64)),

@@ -17,6 +17,8 @@ pub(crate) enum Element {
 }
 
 impl Element {
+    pub(crate) const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
     /// As the kernels name it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -150,7 +152,7 @@ pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
 }
 
 /// A test in each dtype of a function of a card with one source's kernels.
-macro_rules! in_both {
+macro_rules! in_each {
     ($source:ident, $($test:ident),+ $(,)?) => {
         mod in_f32 {$(
             #[test]
@@ -166,6 +168,13 @@ macro_rules! in_both {
                 super::$test(card);
             }
         )+}
+        mod in_f16 {$(
+            #[test]
+            fn $test() {
+                let Some(card) = $crate::card::Card::new(super::$source, $crate::card::Element::F16) else { return };
+                super::$test(card);
+            }
+        )+}
     };
 }
-pub(crate) use in_both;
+pub(crate) use in_each;

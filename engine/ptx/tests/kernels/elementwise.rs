@@ -1,12 +1,12 @@
 //! Activations, sums and casts.
 
 use chariot_ptx::Argument::{Buffer, I32, I64};
-use half::bf16;
+use half::{bf16, f16};
 
-use crate::card::{Card, Element, in_both, wide};
+use crate::card::{Card, Element, in_each, wide};
 use crate::nvrtc::ELEMENTWISE;
 
-in_both!(ELEMENTWISE, gelu, silu_mul, add, casts, casts_at_the_edges);
+in_each!(ELEMENTWISE, gelu, silu_mul, add, casts, casts_at_the_edges);
 
 /// The error function by its series; from -5 to 5 it has more than the digits of f32.
 fn erf(x: f64) -> f64 {
@@ -72,7 +72,7 @@ fn casts(mut card: Card) {
 
 /// Ties, carries into the exponent and beyond the largest, subnormals, infinities, NaN: bit by bit.
 fn casts_at_the_edges(mut card: Card) {
-    let bits: [u32; 18] = [
+    let bits: [u32; 26] = [
         0,
         0x8000_0000,
         0x3f80_8000,
@@ -91,6 +91,15 @@ fn casts_at_the_edges(mut card: Card) {
         0x0000_0001,
         0x0000_8000,
         0x0001_8000,
+        // Of f16: ties in the last bit, beyond the largest, and among the subnormals.
+        0x3f80_1000,
+        0x3f80_3000,
+        0x477f_efff,
+        0x477f_f000,
+        0x387f_f000,
+        0x3300_0000,
+        0x3300_0001,
+        0xb440_0000,
     ];
     let (there, out) = (card.memory.put(&bits), card.room(bits.len()));
     card.run("from_f32", [1, 1, 1], 32, &[Buffer(out), Buffer(there), I64(bits.len() as i64)]);
@@ -99,6 +108,7 @@ fn casts_at_the_edges(mut card: Card) {
     }
     let round = |bits: u32| match f32::from_bits(bits) {
         value if value.is_nan() => 0x7fff,
+        value if card.element == Element::F16 => f16::from_f32(value).to_bits(),
         value => bf16::from_f32(value).to_bits(),
     };
     assert_eq!(card.memory.take::<u16>(out).unwrap(), bits.map(round));

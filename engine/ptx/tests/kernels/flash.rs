@@ -49,9 +49,9 @@ impl Step {
     fn filled(&self, element: Element) -> Filled {
         let blocks: usize =
             self.chunks.iter().map(|(tokens, context)| (tokens + context).div_ceil(self.block)).sum();
-        // 7 is prime to the count, so that each block is taken once, in no order.
+        // 7 is prime to the count, so that each block is taken once, in no order. Nobody has block 0.
         let count = if (blocks + 1).is_multiple_of(7) { blocks + 2 } else { blocks + 1 };
-        let mut free = (0..count).map(|i| (i * 7 % count) as u32);
+        let mut free = (1..count).map(|i| (i * 7 % count) as u32);
         let cache = count * self.kv * self.block * self.dim;
         let (mut keys, mut values) = (vec![f32::NAN; cache], vec![f32::NAN; cache]);
         let (mut tiles, mut spans, mut tables, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 1);

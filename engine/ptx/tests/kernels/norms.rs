@@ -3,10 +3,10 @@
 use chariot_ptx::Argument::{self, Buffer, F32, I32, Null};
 use chariot_ptx::LaunchError;
 
-use crate::card::{Card, in_both, wide};
+use crate::card::{Card, in_each, wide};
 use crate::nvrtc::NORM;
 
-in_both!(NORM, layer_norm, rms_norm);
+in_each!(NORM, layer_norm, rms_norm);
 
 const ROWS: usize = 4;
 const WIDTH: usize = 301;

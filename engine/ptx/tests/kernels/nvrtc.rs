@@ -20,7 +20,7 @@ pub(crate) const SAMPLING: &str = include_str!("../../../src/backend/cuda/kernel
 
 /// In a child: the folder with `kernels.cu`, where `kernels.ptx` goes.
 const FOLDER: &str = "CHARIOT_PTX_FOLDER";
-/// In a child: bf16 or float.
+/// In a child: the dtype as kernels name it.
 const ELEMENT: &str = "CHARIOT_PTX_ELEMENT";
 
 /// NVRTC's folder in the packages of `CHARIOT_PYTHON`.
@@ -72,12 +72,16 @@ fn all_kernels_compile_and_parse() {
         (ATTENTION, &["causal_softmax", "combine", "paged_decode"][..]),
         (ELEMENTWISE, &["add", "from_f32", "gelu", "silu_mul", "to_f32"]),
         (EMBEDDING, &["embed", "gather_rows"]),
+        (FLASH, &["flash_prefill_128", "flash_prefill_64"]),
         (NORM, &["layer_norm", "rms_norm"]),
         (ROTARY, &["gather_kv", "rotate_store"]),
         (SAMPLING, &["argmax"]),
     ];
     for (source, kernels) in sources {
-        for element in [Element::F32, Element::Bf16] {
+        for element in Element::ALL {
+            if source == FLASH && element == Element::F32 {
+                continue;
+            }
             let Some(text) = compiled(source, element) else { return };
             let module = parse(&text).unwrap();
             assert_eq!(module.kernels().collect::<Vec<_>>(), kernels);

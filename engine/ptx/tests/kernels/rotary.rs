@@ -2,10 +2,10 @@
 
 use chariot_ptx::Argument::{Buffer, I32};
 
-use crate::card::{Card, Element, in_both, wide};
+use crate::card::{Card, Element, in_each, wide};
 use crate::nvrtc::ROTARY;
 
-in_both!(ROTARY, rotate_store, gather_kv);
+in_each!(ROTARY, rotate_store, gather_kv);
 
 const QUERY: usize = 5;
 const KV: usize = 3;

@@ -2,10 +2,10 @@
 
 use chariot_ptx::Argument::{Buffer, I32, U32};
 
-use crate::card::{Card, in_both};
+use crate::card::{Card, in_each};
 use crate::nvrtc::EMBEDDING;
 
-in_both!(EMBEDDING, embed, gather_rows);
+in_each!(EMBEDDING, embed, gather_rows);
 
 const HIDDEN: usize = 37;
 /// Of a block: some of them twice, one value beyond the row, all at once.

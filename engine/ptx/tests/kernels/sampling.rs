@@ -3,10 +3,10 @@
 use chariot_ptx::Argument::{Buffer, I32, U32};
 use chariot_ptx::LaunchError;
 
-use crate::card::{Card, Element, in_both};
+use crate::card::{Card, Element, in_each};
 use crate::nvrtc::SAMPLING;
 
-in_both!(SAMPLING, argmax);
+in_each!(SAMPLING, argmax);
 
 fn argmax(mut card: Card) {
     // One warp, and so many that they are compared four at a time with a rest.

@@ -18,7 +18,7 @@ pub struct Source {
     text: &'static str,
 }
 
-/// All files of kernels.
+/// The files of kernels that every dtype has.
 pub const SOURCES: [Source; 6] = [
     Source { name: "attention", text: include_str!("kernels/attention.cu") },
     Source { name: "elementwise", text: include_str!("kernels/elementwise.cu") },
@@ -28,6 +28,14 @@ pub const SOURCES: [Source; 6] = [
     Source { name: "sampling", text: include_str!("kernels/sampling.cu") },
 ];
 
+/// Attention by tensor cores, which bf16 and f16 have and f32 has not.
+pub const FLASH: Source = Source { name: "flash", text: include_str!("kernels/flash.cu") };
+
+/// All files of kernels that a dtype has.
+pub fn sources(element: Element) -> impl Iterator<Item = Source> {
+    SOURCES.into_iter().chain((element != Element::F32).then_some(FLASH))
+}
+
 /// Dtype of activations that a file is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
@@ -35,6 +43,8 @@ pub enum Element {
     F32,
     /// The upper half of an f32.
     Bf16,
+    /// IEEE's binary16.
+    F16,
 }
 
 impl Element {
@@ -43,6 +53,7 @@ impl Element {
         match self {
             Self::F32 => "float",
             Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 }
