@@ -90,33 +90,41 @@ template <int DIM> __device__ __forceinline__ void weigh(float (&out)[DIM / 8][4
     }
 }
 
-// Scores from token `first` on become exponents, of rows that see tokens below seen[2]; out and sums are scaled to the new largest.
+// Scores of tokens from `first` on that a row does not see: it sees those below seen[2].
+__device__ __forceinline__ void hide(float (&scores)[KEYS / 8][4], const int (&seen)[2], int first) {
+    int column = first + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (column + n * 8 + i % 2 >= seen[i / 2]) scores[n][i] = NO_SCORE;
+    }
+}
+
+// Scores become shares 2^(scale (score - largest)), with scale > 0; out and sums are brought to the new largest score.
 template <int DIM>
 __device__ __forceinline__ void soften(float (&scores)[KEYS / 8][4], float (&out)[DIM / 8][4], float (&most)[2], float (&sum)[2],
-                                       const int (&seen)[2], int first, float scale) {
-    int column = first + threadIdx.x % 4 * 2;
+                                       float scale) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float next = most[half];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; i++) {
-                scores[n][i] = column + n * 8 + i % 2 < seen[half] ? scores[n][i] * scale : NO_SCORE;
-                next = fmaxf(next, scores[n][i]);
-            }
+            for (int i = 2 * half; i < 2 * half + 2; i++) next = fmaxf(next, scores[n][i]);
         }
         // A row's columns are spread over four lanes.
         next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 1));
         next = fmaxf(next, __shfl_xor_sync(ALL_LANES, next, 2));
-        float keep = power_of_two(most[half] - next);
+        float largest = next * scale;  // Rounded, and so taken off everything alike.
+        float keep = power_of_two(fmaf(most[half], scale, -largest));
         most[half] = next;
         sum[half] *= keep;
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
             for (int i = 2 * half; i < 2 * half + 2; i++) {
-                scores[n][i] = power_of_two(scores[n][i] - next);
+                scores[n][i] = power_of_two(fmaf(scores[n][i], scale, -largest));
                 sum[half] += scores[n][i];
             }
         }
@@ -133,7 +141,7 @@ __device__ __forceinline__ void flash(const Chunk &chunk, const Cache &cache, co
     int lane = threadIdx.x % WARP, column = lane % 4 * 2, group = chunk.group;
     int last = (first_row + ROWS - 1) / group;  // The block's last token: what it sees, the block needs.
     if (last >= chunk.tokens) last = chunk.tokens - 1;
-    int end = chunk.context + last + 1;
+    int end = chunk.context + last + 1, all_see = chunk.context + first_row / group + 1;
     int seen[2];
     i64 at[2];
     bool there[2];
@@ -166,7 +174,8 @@ __device__ __forceinline__ void flash(const Chunk &chunk, const Cache &cache, co
         __syncthreads();  // Keys are there, and everybody has read the values before.
         start_copies<DIM>(room.values, cache.values, room.places[turn]);
         score<DIM>(scores, queries, room.keys);
-        soften<DIM>(scores, out, most, sum, seen, first, scale);
+        if (first + KEYS > all_see) hide(scores, seen, first);
+        soften<DIM>(scores, out, most, sum, scale);
         find_places(room.places[1 - turn], chunk.table, first + KEYS, end, cache);
         wait_for_copies();
         __syncthreads();  // Values are there, the next places are found, and everybody has read the keys.
