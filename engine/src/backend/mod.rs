@@ -22,6 +22,8 @@ pub enum BackendName {
     Cuda {
         /// Whether steps of decoding are recorded as CUDA graphs and replayed.
         graphs: bool,
+        /// Whether prompts' chunks go to the flash kernel, where there is one for their heads.
+        flash: bool,
     },
 }
 
@@ -208,6 +210,11 @@ pub trait Backend {
         vocab: usize,
         tokens: &mut Vec<u32>,
     ) -> Result<(), Self::Error>;
+
+    /// Returns when all ranks of a group are through with it, where one that goes before would disturb the others.
+    fn leave(&self, _group: &mut Self::Group) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Waits until all that was asked for is done.
     fn synchronize(&self) -> Result<(), Self::Error>;

@@ -50,12 +50,8 @@ pub(super) struct Args {
     /// Pipeline stages
     #[arg(long, value_name = "N", default_value_t = 1)]
     pp: u32,
-    /// What ranks compute on
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[command(flatten)]
     backend: Choice,
-    /// Launch kernel by kernel, not as CUDA graphs
-    #[arg(long)]
-    no_graphs: bool,
     /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -122,7 +118,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     Division::new(&config.shape, parallel).map_err(wrong)?;
     let scheduler = scheduler(args, &prompts)?;
-    let backend = args.backend.choose(parallel.ranks(), !args.no_graphs)?;
+    let backend = args.backend.choose(parallel.ranks())?;
     let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
     if args.logits {
         executor = executor.keep_logits();

@@ -52,12 +52,8 @@ pub(super) struct Args {
     /// Pipeline stages
     #[arg(long, value_name = "N", default_value_t = 1)]
     pp: u32,
-    /// What ranks compute on
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[command(flatten)]
     backend: Choice,
-    /// Launch kernel by kernel, not as CUDA graphs
-    #[arg(long)]
-    no_graphs: bool,
     /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -155,7 +151,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let blocks = scheduler.config().blocks;
     let mut executor = launch(
         &args.model,
-        args.backend.choose(parallel.ranks(), !args.no_graphs)?,
+        args.backend.choose(parallel.ranks())?,
         parallel,
         args.threads,
         args.tcp,

@@ -87,6 +87,13 @@ impl<B: Backend> Rank<B> {
         self.stage.kv_bytes()
     }
 
+    /// Waits for the other ranks, where the backend must.
+    pub(super) fn leave(&mut self) -> Result<(), B::Error> {
+        let Self { backend, groups, .. } = self;
+        let all = [Some(&mut groups.stage), groups.previous.as_mut(), groups.next.as_mut()];
+        all.into_iter().flatten().try_for_each(|group| backend.leave(group))
+    }
+
     /// What there is to tell at the end.
     pub(super) fn farewell(&self) -> Farewell {
         let Lateness { messages, planned_ns, late_ns, worst_ns } = self.mesh.lateness();

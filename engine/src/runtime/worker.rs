@@ -83,9 +83,9 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             let rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
             work(rank, driver, &mut reader, &mut buffer)
         }
-        BackendName::Cuda { graphs } => {
+        BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
-            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), graphs)?, setup, mesh)?;
+            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), graphs, flash)?, setup, mesh)?;
             work(rank, driver, &mut reader, &mut buffer)
         }
     }
@@ -109,7 +109,10 @@ fn work<B: Backend>(
                 rank.all_reduces(values, times, |report| say(driver, &report))?;
             }
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
-            Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
+            Order::Stop => {
+                rank.leave()?;
+                return Ok(say(driver, &Report::Bye(rank.farewell()))?);
+            }
         }
     }
 }

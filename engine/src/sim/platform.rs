@@ -47,6 +47,9 @@ pub struct Runtime {
     /// Whether a GPU's steps of decoding are recorded as CUDA graphs and replayed; default: they are.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub graphs: bool,
+    /// Whether a GPU's prompts go to the flash attention kernel where there is one; default: they do.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub flash: bool,
     /// Compute threads of a rank.
     pub threads: u32,
     /// How ranks talk.
@@ -130,6 +133,7 @@ impl Default for Runtime {
         Self {
             backend,
             graphs: true,
+            flash: true,
             threads,
             transport,
             cores: Vec::new(),

@@ -3,6 +3,7 @@
 use super::batch::{Batch, Chunk, Decodes};
 use super::blas::{Matrices, Output, Product, Right};
 use super::card::Card;
+use super::compile::Element;
 use super::error::CudaError;
 use super::launch::Argument;
 use super::scratch::Scratch;
@@ -41,6 +42,8 @@ pub(super) struct Attention<'a> {
     pub(super) qkv: &'a Tensor,
     /// Has its shape.
     pub(super) out: &'a Tensor,
+    /// Whether to take the flash kernel where there is one.
+    pub(super) flash: bool,
 }
 
 /// A chunk's keys and values side by side, and which of its tokens a tile has.
@@ -58,10 +61,45 @@ impl Attention<'_> {
         for run in &self.batch.decodes {
             self.decode(run, room)?;
         }
-        for chunk in &self.batch.chunks {
-            self.chunk(chunk, room)?;
+        match self.flash_kernel() {
+            Some(kernel) => self.chunks(kernel),
+            None => self.batch.chunks.iter().try_for_each(|chunk| self.chunk(chunk, room)),
         }
-        Ok(())
+    }
+
+    /// The flash kernel for these heads: it takes values that tensor cores take, and heads of two sizes.
+    fn flash_kernel(&self) -> Option<&'static str> {
+        let takes = self.flash && self.card.element() != Element::F32;
+        match self.shape.head_dim {
+            64 if takes => Some("flash_prefill_64"),
+            128 if takes => Some("flash_prefill_128"),
+            _ => None,
+        }
+    }
+
+    /// All chunks at once, straight over the cache.
+    fn chunks(&self, kernel: &'static str) -> Result<(), CudaError> {
+        let AttentionShape { query_heads, kv_heads, scale, .. } = *self.shape;
+        let batch = self.batch;
+        self.card.launch(
+            kernel,
+            [batch.tiles, query_heads, 1],
+            128,
+            &[
+                Argument::Pointer(self.out.pointer()),
+                Argument::Pointer(self.qkv.pointer()),
+                Argument::Pointer(self.layer().keys.pointer),
+                Argument::Pointer(self.layer().values.pointer),
+                Argument::Pointer(batch.tiles_at),
+                Argument::Pointer(batch.spans_at),
+                Argument::Pointer(batch.tables),
+                Argument::I32(batch.table_width as i32),
+                Argument::I32(self.kv.block_size as i32),
+                Argument::I32(query_heads as i32),
+                Argument::I32(kv_heads as i32),
+                Argument::F32(scale),
+            ],
+        )
     }
 
     fn layer(&self) -> &Layer {

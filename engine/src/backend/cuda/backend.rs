@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 
 use camino::Utf8Path;
-use half::bf16;
+use half::{bf16, f16};
 
 use super::attention::{Attention, Room};
 use super::batch::Batch;
@@ -36,6 +36,8 @@ pub struct Cuda {
     wide: RefCell<Scratch>,
     /// The largest logits and their tokens.
     found: RefCell<Scratch>,
+    /// Whether chunks go to the flash kernel where there is one.
+    flash: bool,
     /// Of steps of decoding; absent: every step is launched kernel by kernel.
     graphs: Option<RefCell<Graphs>>,
     /// A block beyond the cache's, for rows that nobody asked for.
@@ -43,8 +45,9 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`. With `graphs`, steps of decoding are recorded and replayed.
-    pub fn open(ordinal: usize, kernels: &Utf8Path, graphs: bool) -> Result<Self, CudaError> {
+    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`. With `graphs`, steps of decoding are recorded and
+    /// replayed; with `flash`, chunks of heads that its kernels know are attended to without their scores in memory.
+    pub fn open(ordinal: usize, kernels: &Utf8Path, graphs: bool, flash: bool) -> Result<Self, CudaError> {
         Ok(Self {
             card: Card::open(ordinal, kernels)?,
             step: Upload::default(),
@@ -52,6 +55,7 @@ impl Cuda {
             room: RefCell::default(),
             wide: RefCell::default(),
             found: RefCell::default(),
+            flash,
             graphs: graphs.then(RefCell::default),
             spare: Cell::new(None),
         })
@@ -92,6 +96,10 @@ impl Cuda {
             Element::F32 => self.card.upload(&[bytemuck::cast_slice(values)], what),
             Element::Bf16 => {
                 let values: Vec<u16> = values.iter().map(|&value| bf16::from_f32(value).to_bits()).collect();
+                self.card.upload(&[bytemuck::cast_slice(&values)], what)
+            }
+            Element::F16 => {
+                let values: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
                 self.card.upload(&[bytemuck::cast_slice(&values)], what)
             }
         }
@@ -342,7 +350,7 @@ impl Backend for Cuda {
         out: &mut Tensor,
     ) -> Result<(), CudaError> {
         self.reshape(out, batch.rows, shape.query_heads * shape.head_dim)?;
-        let attention = Attention { card: &self.card, shape, kv, layer, batch, qkv, out };
+        let attention = Attention { card: &self.card, shape, kv, layer, batch, qkv, out, flash: self.flash };
         attention.run(&mut self.room.borrow_mut())
     }
 
@@ -402,7 +410,7 @@ impl Backend for Cuda {
         self.widen(all, &mut wide)?;
         let buffer = match self.card.element() {
             Element::F32 => all.buffer.as_ref(),
-            Element::Bf16 => wide.buffer.as_ref(),
+            Element::Bf16 | Element::F16 => wide.buffer.as_ref(),
         };
         let mut there = vec![0.0_f32; ranks * rows * held];
         if let Some(buffer) = buffer.filter(|_| !there.is_empty()) {
@@ -469,6 +477,11 @@ impl Backend for Cuda {
         };
         tokens.extend((0..rows).map(|row| found[best(row) * rows + row]));
         Ok(())
+    }
+
+    fn leave(&self, group: &mut Group) -> Result<(), CudaError> {
+        self.card.wait("the last step")?;
+        group.leave()
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {

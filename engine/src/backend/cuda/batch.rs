@@ -47,7 +47,15 @@ pub struct Batch {
     pub(super) lengths: u64,
     /// `[spans, table_width]`: blocks.
     pub(super) tables: u64,
+    /// `[spans, 3]`: first row, tokens, context.
+    pub(super) spans_at: u64,
+    /// `[tiles, 2]`: a chunk's span, and the first of the tokens that a block of the flash kernel takes.
+    pub(super) tiles_at: u64,
+    pub(super) tiles: usize,
 }
+
+/// Tokens of a chunk that a block of the flash kernel takes (`flash.cu`).
+const FLASH_TOKENS: usize = 64;
 
 impl Batch {
     /// With a spare block, a batch of decodes is padded to its kind, by sequences of one token in that block.
@@ -97,9 +105,15 @@ impl Batch {
         for (entries, span) in tables.chunks_exact_mut(table_width.max(1)).zip(spans) {
             entries[..span.table.len()].copy_from_slice(span.table);
         }
-        let first = upload.send(card, &[tokens, &positions, &seqs, &lengths, &tables])?;
-        let address = |numbers: usize| first + 4 * numbers as u64;
         let (mut decodes, chunks) = sorted(spans);
+        let described: Vec<u32> = spans
+            .iter()
+            .flat_map(|span| [span.first_row, span.tokens, span.context].map(|n| n as u32))
+            .collect();
+        let tiles = tiles(&chunks);
+        let lists = [tokens, &positions, &seqs, &lengths, &tables, &described, &tiles];
+        let first = upload.send(card, &lists)?;
+        let address = |lists: &[&[u32]]| first + 4 * lists.iter().map(|list| list.len() as u64).sum::<u64>();
         if let Some(kind) = kind {
             decodes.iter_mut().for_each(|run| run.keys_max = kind.keys_max);
         }
@@ -110,12 +124,26 @@ impl Batch {
             decodes,
             chunks,
             tokens: first,
-            positions: address(rows),
-            seqs: address(2 * rows),
-            lengths: address(3 * rows),
-            tables: address(3 * rows + spans.len()),
+            positions: address(&lists[..1]),
+            seqs: address(&lists[..2]),
+            lengths: address(&lists[..3]),
+            tables: address(&lists[..4]),
+            spans_at: address(&lists[..5]),
+            tiles_at: address(&lists[..6]),
+            tiles: tiles.len() / 2,
         })
     }
+}
+
+/// Tiles of all chunks, those that see most keys first, so that none of them begins last.
+fn tiles(chunks: &[Chunk]) -> Vec<u32> {
+    let of = |chunk: &Chunk| {
+        let Chunk { span, tokens, context, .. } = *chunk;
+        (0..tokens).step_by(FLASH_TOKENS).map(move |first| (context + first, span, first))
+    };
+    let mut all: Vec<_> = chunks.iter().flat_map(of).collect();
+    all.sort_unstable_by(|one, other| other.cmp(one));
+    all.into_iter().flat_map(|(_, span, first)| [span as u32, first as u32]).collect()
 }
 
 /// Spans of one token in runs, and the others.
@@ -158,5 +186,6 @@ mod tests {
         assert_eq!(decodes, [run(0, 0, 2, 10), run(3, 5, 1, 3)]);
         let chunk = |span, row, tokens, context| Chunk { span, row, tokens, context };
         assert_eq!(chunks, [chunk(2, 2, 3, 0), chunk(4, 6, 4, 7)]);
+        assert_eq!(tiles(&[chunk(2, 2, 130, 0), chunk(4, 132, 4, 100)]), [2, 128, 4, 0, 2, 64, 2, 0]);
     }
 }

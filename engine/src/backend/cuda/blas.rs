@@ -72,6 +72,7 @@ impl Blas {
         let element = match element {
             Element::F32 => cudaDataType::CUDA_R_32F,
             Element::Bf16 => cudaDataType::CUDA_R_16BF,
+            Element::F16 => cudaDataType::CUDA_R_16F,
         };
         Ok(Self { handle, element })
     }

@@ -75,7 +75,7 @@ impl Card {
         let element = match dtype {
             Dtype::Float32 => Element::F32,
             Dtype::Bfloat16 => Element::Bf16,
-            Dtype::Float16 => return Err(CudaError::Dtype(dtype)),
+            Dtype::Float16 => Element::F16,
         };
         match self.typed.get() {
             Some(typed) if typed.element == element => Ok(()),
@@ -120,7 +120,7 @@ impl Card {
     pub(super) fn value_bytes(&self) -> usize {
         match self.element() {
             Element::F32 => 4,
-            Element::Bf16 => 2,
+            Element::Bf16 | Element::F16 => 2,
         }
     }
 

@@ -70,9 +70,6 @@ pub enum CudaError {
         /// How long.
         seconds: f64,
     },
-    /// Weights that the kernels do not take.
-    #[error("expected weights of float32 or bfloat16 on CUDA, found {0:?}")]
-    Dtype(Dtype),
     /// Weights of several types.
     #[error("expected weights of one type on CUDA, {expected} as the first, found {found:?}")]
     Mixed {

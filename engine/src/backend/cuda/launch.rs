@@ -8,7 +8,7 @@ use camino::Utf8Path;
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-use super::compile::{Element, SOURCES, cached};
+use super::compile::{Element, cached, sources};
 use super::error::{CudaError, driver};
 
 /// An argument of a kernel, as its declaration says.
@@ -23,10 +23,11 @@ pub(super) enum Argument {
 }
 
 /// Kernels by file.
-const KERNELS: [(&str, &[&str]); 6] = [
+const KERNELS: [(&str, &[&str]); 7] = [
     ("attention", &["causal_softmax", "paged_decode", "combine"]),
     ("elementwise", &["gelu", "silu_mul", "add", "to_f32", "from_f32"]),
     ("embedding", &["embed", "gather_rows"]),
+    ("flash", &["flash_prefill_64", "flash_prefill_128"]),
     ("norm", &["layer_norm", "rms_norm"]),
     ("rotary", &["rotate_store", "gather_kv"]),
     ("sampling", &["argmax"]),
@@ -50,9 +51,9 @@ impl Kernels {
         let (major, minor) = context.compute_capability().map_err(driver("ask the GPU what it can do"))?;
         let capability = (10 * major + minor) as u32;
         let mut functions = BTreeMap::new();
-        for (file, names) in KERNELS {
-            let source = SOURCES.into_iter().find(|source| source.name == file);
-            let source = source.expect("every file of kernels is among the sources");
+        for source in sources(element) {
+            let names = KERNELS.iter().find(|(file, _)| *file == source.name).map(|(_, names)| *names);
+            let names = names.expect("every source's kernels are listed");
             let image = Ptx::from_binary(cached(folder, source, element, capability)?);
             let module = context.load_module(image).map_err(driver("load a kernel"))?;
             for name in names {
