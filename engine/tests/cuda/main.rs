@@ -6,6 +6,7 @@
 mod cache;
 mod devices;
 mod double;
+mod ends;
 mod parity;
 mod registers;
 

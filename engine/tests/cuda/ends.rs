@@ -1,0 +1,79 @@
+//! Ranks on GPUs that die or stop while others wait for them in a collective: one clear error, soon, and nobody left behind.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::double::Double;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden/falcon-new");
+/// A run is over at the latest this long after a rank was struck.
+const SECONDS_MAX: u64 = 10;
+
+/// Workers of a run, in the order of ranks.
+fn workers(run: &Child) -> Vec<Pid> {
+    let id = run.id();
+    let children = fs_err::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let mut found: Vec<(String, i32)> = children
+        .split_whitespace()
+        .filter_map(|child| {
+            let words = fs_err::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
+            let rank = words.split('\0').skip_while(|word| *word != "--rank").nth(1)?;
+            Some((rank.to_owned(), child.parse().unwrap()))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, pid)| Pid::from_raw(pid).unwrap()).collect()
+}
+
+fn wait_for<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(seconds), "expected {what} within {seconds} s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Strikes rank 1 of four while they generate, and says what the run said.
+fn strike(signal: Signal) -> String {
+    let double = Double::new();
+    let arguments =
+        ["generate", "--backend", "cuda", "--ignore-eos", "--max-tokens", "400", "--prompt-ids", "1,2,3"];
+    let more = ["--tp", "2", "--pp", "2", "--model", MODEL];
+    let mut command = double.command(&[&arguments[..], &more].concat());
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let ranks = wait_for("four workers", 30, || Some(workers(&run)).filter(|ranks| ranks.len() == 4));
+    // A rank that has computed for a while is among its steps, where it waits in collectives most of the time.
+    wait_for("steps", 60, || {
+        let stat = fs_err::read_to_string(format!("/proc/{}/stat", ranks[3].as_raw_nonzero())).ok()?;
+        let ticks: u64 = stat.rsplit(')').next()?.split_whitespace().nth(11)?.parse().ok()?;
+        (ticks > 100).then_some(())
+    });
+    kill_process(ranks[1], signal).unwrap();
+    let status = wait_for("the end of the run", SECONDS_MAX, || run.try_wait().unwrap());
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(output.stdout.is_empty(), "no half result");
+    wait_for("the end of all workers", 2, || {
+        ranks.iter().all(|rank| test_kill_process(*rank).is_err()).then_some(())
+    });
+    said
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_run_with_its_name() {
+    let said = strike(Signal::KILL);
+    assert!(said.contains("error: rank 1 (process"), "{said}");
+    assert!(said.contains("SIGKILL"), "{said}");
+}
+
+#[test]
+fn a_rank_that_is_stopped_ends_the_run_with_its_name() {
+    let said = strike(Signal::STOP);
+    assert!(said.contains("error: rank 1 (process"), "{said}");
+}
