@@ -55,6 +55,7 @@ fn start(parallel: Parallel, sequences: u32) -> anyhow::Result<Engine<RuntimeExe
     let blocks = all * (PROMPT + OUTPUT).div_ceil(BLOCK_SIZE) + 1;
     let plan = Plan {
         backend: BackendName::Cpu,
+        operations: false,
         parallel,
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),

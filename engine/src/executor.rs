@@ -72,6 +72,28 @@ pub enum Event {
     TimeReached,
 }
 
+/// What one kind of call took in a batch's stay in a stage.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Operation {
+    /// The kernel, product or collective.
+    pub name: String,
+    /// How often it was called.
+    pub calls: u32,
+    /// All calls together.
+    pub time: Nanos,
+}
+
+/// A batch's operations in a stage, on the stage's first rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageOperations {
+    /// Which batch.
+    pub batch: BatchId,
+    /// Where.
+    pub stage: u32,
+    /// By kind.
+    pub operations: Vec<Operation>,
+}
+
 /// One batch in one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageStay {

@@ -1,9 +1,10 @@
 //! A trial as a Chrome trace (chrome://tracing, ui.perfetto.dev): stages, batches, sequences and counters.
 //! Collects events and writes JSON to any sink; knows no file and no executor.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use crate::executor::StageStay;
+use crate::executor::{Operation, StageOperations, StageStay};
 use crate::sched::batch::Batch;
 use crate::sched::{NewSequence, Outcome, Scheduler};
 use crate::units::{Nanos, SeqId};
@@ -115,7 +116,14 @@ impl Timeline {
     }
 
     /// Writes the trace; `stays` are the batches' stays in the stages. `title` names the trial.
-    pub fn write(&self, title: &str, stays: &[StageStay], sink: impl Write) -> io::Result<()> {
+    /// `operations` are what they did there, where that is known.
+    pub fn write(
+        &self,
+        title: &str,
+        stays: &[StageStay],
+        operations: &[StageOperations],
+        sink: impl Write,
+    ) -> io::Result<()> {
         let mut events = Events { sink, first: true };
         let provenance = self.provenance();
         write!(
@@ -129,7 +137,7 @@ impl Timeline {
         for (process, name) in tracks {
             events.name_process(process, &format!("{name} ({provenance})"))?;
         }
-        self.write_stays(stays, &mut events)?;
+        self.write_stays(stays, operations, &mut events)?;
         self.write_batches(&mut events)?;
         self.write_sequences(&mut events)?;
         self.write_counters(&mut events)?;
@@ -137,16 +145,24 @@ impl Timeline {
         events.sink.flush()
     }
 
-    fn write_stays<W: Write>(&self, stays: &[StageStay], events: &mut Events<W>) -> io::Result<()> {
+    fn write_stays<W: Write>(
+        &self,
+        stays: &[StageStay],
+        operations: &[StageOperations],
+        events: &mut Events<W>,
+    ) -> io::Result<()> {
+        let known: BTreeMap<(u32, u32), &[Operation]> =
+            operations.iter().map(|of| ((of.batch.0, of.stage), &of.operations[..])).collect();
         for stay in stays {
             let batch = &self.batches[stay.batch.0 as usize];
+            let operations = known.get(&(stay.batch.0, stay.stage)).copied().unwrap_or_default();
             events.push(format_args!(
                 r#""ph":"X","pid":{STAGES},"tid":{},"name":"batch {}","ts":{},"dur":{},"args":{}"#,
                 stay.stage,
                 stay.batch.0,
                 Micros(stay.start),
                 Micros(stay.end - stay.start),
-                batch.args(),
+                batch.args_with(operations),
             ))?;
         }
         Ok(())
@@ -191,6 +207,21 @@ impl Timeline {
 }
 
 impl BatchLife {
+    /// The members, and microseconds and calls of each operation.
+    fn args_with(&self, operations: &[Operation]) -> String {
+        let mut args = self.args();
+        if !operations.is_empty() {
+            let one = |operation: &Operation| {
+                let Operation { name, calls, time } = operation;
+                format!(r#"{}:{{"us":{},"calls":{calls}}}"#, quoted(name), Micros(*time))
+            };
+            let all: Vec<String> = operations.iter().map(one).collect();
+            args.truncate(args.len() - 1);
+            args.push_str(&format!(r#","operations":{{{}}}}}"#, all.join(",")));
+        }
+        args
+    }
+
     fn args(&self) -> String {
         let Self { sequences, prefill_tokens, decode_tokens, .. } = self;
         format!(

@@ -69,6 +69,7 @@ fn engine(
     let max_model_len = LENGTH_MAX.max(output + LENGTH_MAX);
     let plan = Plan {
         backend: BackendName::Cpu,
+        operations: false,
         parallel,
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
@@ -278,6 +279,7 @@ fn workers_behind_a_command_end_with_their_driver() {
 fn launch_error(places: Places) -> String {
     let plan = Plan {
         backend: BackendName::Cpu,
+        operations: false,
         parallel: Parallel { tp: 2, pp: 1 },
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),

@@ -117,6 +117,11 @@ pub trait Backend {
         work()
     }
 
+    /// What the calls since [`Backend::begin`] took, where the backend was told to time them: kind, how many, nanoseconds. Their work is done.
+    fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, Self::Error> {
+        Ok(Vec::new())
+    }
+
     /// Batches whose calls were remembered.
     fn replays(&self) -> u64 {
         0

@@ -71,13 +71,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         executor = executor.keep_stays();
     }
     let ending = serve(&plan, &mut executor, &mut recorder, timeline.as_mut())?;
-    let stays = executor.take_stays();
+    let (stays, operations) = (executor.take_stays(), executor.take_operations());
     let emulation = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.emulate);
     check_lateness(emulation, &executor.finish()?)?;
     let (records, batches) = recorder.finish(ending.end)?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
         let mut trace = Output::create(path)?;
-        timeline.write(&plan.title("measured"), &stays, &mut trace)?;
+        timeline.write(&plan.title("measured"), &stays, &operations, &mut trace)?;
         trace.publish()?;
     }
     records.publish()?;
@@ -94,6 +94,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     let scheduler = &plan.scheduler;
     let workers = runtime::Plan {
         backend: of_platform(&runtime),
+        operations: args.trace.is_some(),
         parallel: plan.weights.parallel,
         threads: runtime.threads as usize,
         weights: Weights::Shards(args.weights.clone()),

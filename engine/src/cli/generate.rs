@@ -184,6 +184,7 @@ pub(super) fn launch(
 ) -> anyhow::Result<RuntimeExecutor> {
     let plan = runtime::Plan {
         backend,
+        operations: false,
         parallel,
         threads: threads as usize,
         weights: Weights::HuggingFace(model.to_owned()),

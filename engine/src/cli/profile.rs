@@ -161,6 +161,7 @@ fn measure(
     let dtype = args.dtype.into();
     let plan = runtime::Plan {
         backend: of_platform(runtime),
+        operations: false,
         parallel,
         threads: runtime.threads as usize,
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },

@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         plan.simulate(main, &records, Some(&args.out.join("batches.parquet")), timeline.as_mut())?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
         let mut trace = Output::create(path)?;
-        timeline.write(&plan.title(&format!("simulated, {} band", main.name())), &stays, &mut trace)?;
+        timeline.write(&plan.title(&format!("simulated, {} band", main.name())), &stays, &[], &mut trace)?;
         trace.publish()?;
     }
     let mut stopped = ending.stopped.clone();

@@ -21,7 +21,7 @@ use crate::backend::BackendName;
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
 use crate::comm::{Links, shm};
-use crate::executor::{Event, Executor, StageStay};
+use crate::executor::{Event, Executor, StageOperations, StageStay};
 use crate::model::KvSpec;
 use crate::sched::Scheduler;
 use crate::sched::batch::{Batch, Chunk};
@@ -38,6 +38,8 @@ const FAREWELL: Duration = Duration::from_secs(4);
 pub struct Plan {
     /// What ranks compute on.
     pub backend: BackendName,
+    /// Whether to keep what each operation took, where the backend can tell; GPUs then replay no graphs.
+    pub operations: bool,
     /// Ranks.
     pub parallel: Parallel,
     /// Compute threads of a rank.
@@ -76,6 +78,7 @@ impl Plan {
             address: self.places.address(rank),
             secret: secret.to_hex(),
             backend: self.backend,
+            operations: self.operations,
             parallel: self.parallel,
             weights: self.weights.clone(),
             kv: self.kv,
@@ -104,6 +107,7 @@ pub struct RuntimeExecutor {
     produced: Vec<(SeqId, u32)>,
     logits: Option<Vec<f32>>,
     stays: Option<Vec<StageStay>>,
+    operations: Vec<StageOperations>,
     /// A waker was used since the last wait.
     woken: bool,
 }
@@ -160,6 +164,7 @@ impl RuntimeExecutor {
             produced: Vec::new(),
             logits: None,
             stays: None,
+            operations: Vec::new(),
             woken: false,
         })
     }
@@ -202,6 +207,7 @@ impl RuntimeExecutor {
             self.in_flight.clear();
         }
         self.stays = self.stays.take().map(|_| Vec::new());
+        self.operations.clear();
         Ok(())
     }
 
@@ -311,6 +317,11 @@ impl RuntimeExecutor {
         self.stays.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// What their operations took, as far as [`Plan::operations`] asked for that.
+    pub fn take_operations(&mut self) -> Vec<StageOperations> {
+        std::mem::take(&mut self.operations)
+    }
+
     /// Ends the workers and hears their last words.
     pub fn finish(mut self) -> Result<Summary, Loss> {
         self.workers.send(&frame(&Order::Stop))?;
@@ -385,12 +396,15 @@ impl RuntimeExecutor {
     }
 
     fn note(&mut self, rank: usize, report: Report) {
-        let Report::Stage { batch, stage, start_ns, end_ns, output } = report else { return };
+        let Report::Stage { batch, stage, start_ns, end_ns, operations, output } = report else { return };
         let [start_ns, end_ns] = [start_ns, end_ns].map(|ns| self.workers.by_own_clock(rank, ns));
         let since = |ns: u64| Nanos(ns.saturating_sub(self.epoch_ns));
         let (start, end) = (since(start_ns), since(end_ns));
         if let Some(stays) = &mut self.stays {
             stays.push(StageStay { batch: BatchId(batch), stage, start, end });
+            if !operations.is_empty() {
+                self.operations.push(StageOperations { batch: BatchId(batch), stage, operations });
+            }
         }
         let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.batch == batch) else { return };
         if stage == 0 {

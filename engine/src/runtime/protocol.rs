@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendName;
 use crate::comm::Links;
+use crate::executor::Operation;
 use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, ModelConfig};
 use crate::shard::{Dtype, Parallel};
@@ -29,6 +30,8 @@ pub(super) struct Setup {
     pub secret: String,
     /// What the rank computes on.
     pub backend: BackendName,
+    /// Whether to tell what each operation took, where the backend can.
+    pub operations: bool,
     /// Ranks.
     pub parallel: Parallel,
     /// Where the rank's weights come from.
@@ -134,7 +137,14 @@ pub(super) enum Report {
     Alive { cpu_ns: u64 },
     /// A stage is done with a batch: when it began and ended, by CLOCK_MONOTONIC or the emulated device's clock. From the first rank of each
     /// stage; that of the last says what came out, too.
-    Stage { batch: u32, stage: u32, start_ns: u64, end_ns: u64, output: Option<Output> },
+    Stage {
+        batch: u32,
+        stage: u32,
+        start_ns: u64,
+        end_ns: u64,
+        operations: Vec<Operation>,
+        output: Option<Output>,
+    },
     /// What each all-reduce took, from the first rank of each stage.
     AllReduced { stage: u32, ns: Vec<u64> },
     /// It cannot go on; `peer`: because this rank failed it.

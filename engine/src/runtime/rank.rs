@@ -8,10 +8,12 @@ use super::protocol::{Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::{Backend, Span};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
+use crate::executor::Operation;
 use crate::manifest::{Contents, Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
 use crate::model::{Dummy, HuggingFace, KvSpec, ModelConfig, ShardFile, Stage, StagePlan, TensorSource};
 use crate::shard::Division;
+use crate::units::Nanos;
 
 /// A rank with its weights, caches and connections.
 pub(super) struct Rank<B: Backend> {
@@ -134,9 +136,11 @@ impl<B: Backend> Rank<B> {
             Some(next) => {
                 backend.synchronize()?;
                 let end_ns = mesh.now_ns();
+                let operations = operations(backend)?;
                 backend.send(next, 1, hidden)?;
                 if speaks {
-                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns, output: None })?;
+                    let (batch, stage) = (step.batch, number);
+                    say(Report::Stage { batch, stage, start_ns, end_ns, operations, output: None })?;
                 }
             }
             None => {
@@ -154,7 +158,8 @@ impl<B: Backend> Rank<B> {
                     let end_ns = mesh.end_step();
                     let logits = if step.logits { logits.clone() } else { Vec::new() };
                     let output = Some(Output { tokens, logits });
-                    say(Report::Stage { batch: step.batch, stage: number, start_ns, end_ns, output })?;
+                    let (batch, stage, operations) = (step.batch, number, operations(backend)?);
+                    say(Report::Stage { batch, stage, start_ns, end_ns, operations, output })?;
                 }
             }
         }
@@ -199,6 +204,13 @@ impl<B: Backend> Rank<B> {
         assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
         table.extend(&part.blocks_new);
     }
+}
+
+/// What the step's operations took, if that was asked for.
+fn operations<B: Backend>(backend: &B) -> Result<Vec<Operation>, B::Error> {
+    let named =
+        |(name, calls, ns): (&str, u32, u64)| Operation { name: name.to_owned(), calls, time: Nanos(ns) };
+    Ok(backend.times()?.into_iter().map(named).collect())
 }
 
 /// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to their digests.

@@ -85,7 +85,8 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
         }
         BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
-            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), graphs, flash)?, setup, mesh)?;
+            let options = cuda::Options { graphs, flash, timed: setup.operations };
+            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
             work(rank, driver, &mut reader, &mut buffer)
         }
     }

@@ -27,6 +27,7 @@ fn workers(run: &Child) -> Vec<Pid> {
     found.into_iter().map(|(_, pid)| Pid::from_raw(pid).unwrap()).collect()
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test waits for a process, but not forever")]
 fn wait_for<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

@@ -9,6 +9,7 @@ mod double;
 mod ends;
 mod parity;
 mod registers;
+mod trial;
 
 use std::process::Command;
 

@@ -112,7 +112,7 @@ impl Run {
     /// The Chrome trace, an event a line.
     pub(crate) fn trace(&self) -> String {
         let mut trace = Vec::new();
-        self.timeline.write("test", &self.stays, &mut trace).unwrap();
+        self.timeline.write("test", &self.stays, &[], &mut trace).unwrap();
         String::from_utf8(trace).unwrap()
     }
 }

@@ -24,6 +24,17 @@ use crate::shard::Dtype;
 /// Threads of a block, where it does not matter much.
 const THREADS: u32 = 256;
 
+/// How a GPU computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Steps of decoding are recorded as CUDA graphs and replayed.
+    pub graphs: bool,
+    /// Chunks of heads that the flash kernels know are attended to without their scores in memory.
+    pub flash: bool,
+    /// Each call is timed, and nothing is replayed.
+    pub timed: bool,
+}
+
 /// One rank's GPU. One thread uses it.
 #[derive(Debug)]
 pub struct Cuda {
@@ -45,18 +56,18 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`. With `graphs`, steps of decoding are recorded and
-    /// replayed; with `flash`, chunks of heads that its kernels know are attended to without their scores in memory.
-    pub fn open(ordinal: usize, kernels: &Utf8Path, graphs: bool, flash: bool) -> Result<Self, CudaError> {
+    /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`.
+    pub fn open(ordinal: usize, kernels: &Utf8Path, options: Options) -> Result<Self, CudaError> {
+        let Options { graphs, flash, timed } = options;
         Ok(Self {
-            card: Card::open(ordinal, kernels)?,
+            card: Card::open(ordinal, kernels, timed)?,
             step: Upload::default(),
             rows: RefCell::default(),
             room: RefCell::default(),
             wide: RefCell::default(),
             found: RefCell::default(),
             flash,
-            graphs: graphs.then(RefCell::default),
+            graphs: (graphs && !timed).then(RefCell::default),
             spare: Cell::new(None),
         })
     }
@@ -236,7 +247,9 @@ impl Backend for Cuda {
     }
 
     fn begin<'a>(&mut self, spans: &'a [Span<'a>], tokens: &'a [u32]) -> Result<Batch, CudaError> {
-        Batch::new(&self.card, &mut self.step, spans, tokens, self.spare.get())
+        let batch = Batch::new(&self.card, &mut self.step, spans, tokens, self.spare.get())?;
+        self.card.begin_timing()?;
+        Ok(batch)
     }
 
     fn rows(&self, batch: &Batch) -> usize {
@@ -248,6 +261,10 @@ impl Backend for Cuda {
             (Some(graphs), Some(kind)) => graphs.borrow_mut().run(&self.card, kind, work),
             _ => work(),
         }
+    }
+
+    fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
+        self.card.times()
     }
 
     fn replays(&self) -> u64 {

@@ -15,6 +15,7 @@ use super::launch::{Argument, Kernels};
 use super::library::{Library, require};
 use super::memory::{Buffer, Pinned};
 use super::nccl::{Comm, PATIENCE};
+use super::timer::Timer;
 use crate::clock::monotonic_ns;
 use crate::shard::Dtype;
 
@@ -40,6 +41,8 @@ pub(super) struct Card {
     folder: Utf8PathBuf,
     typed: OnceCell<Typed>,
     allocations: Cell<u64>,
+    /// Where calls are timed.
+    timer: Option<RefCell<Timer>>,
     /// The rank's groups: who waits looks at them.
     comms: RefCell<Vec<Rc<Comm>>>,
     /// Two pieces of pinned memory, for weights to take turns.
@@ -48,7 +51,8 @@ pub(super) struct Card {
 
 impl Card {
     /// Opens GPU `ordinal`; kernels that `folder` does not hold will be compiled into it.
-    pub(super) fn open(ordinal: usize, folder: &Utf8Path) -> Result<Self, CudaError> {
+    /// `timed`: what each call takes is asked for.
+    pub(super) fn open(ordinal: usize, folder: &Utf8Path, timed: bool) -> Result<Self, CudaError> {
         for library in [Library::Driver, Library::Nvrtc, Library::Cublas] {
             require(library)?;
         }
@@ -65,6 +69,7 @@ impl Card {
             folder: folder.to_owned(),
             typed: OnceCell::new(),
             allocations: Cell::new(0),
+            timer: timed.then(RefCell::default),
             comms: RefCell::default(),
             pieces: RefCell::default(),
         })
@@ -108,12 +113,29 @@ impl Card {
         threads: u32,
         arguments: &[Argument],
     ) -> Result<(), CudaError> {
-        self.typed().kernels.launch(name, grid, threads, arguments)
+        self.typed().kernels.launch(name, grid, threads, arguments)?;
+        self.mark(name)
+    }
+
+    /// A call of this kind was queued.
+    pub(super) fn mark(&self, call: &'static str) -> Result<(), CudaError> {
+        self.timer.as_ref().map_or(Ok(()), |timer| timer.borrow_mut().mark(&self.stream, call))
+    }
+
+    /// From here on calls are a step's.
+    pub(super) fn begin_timing(&self) -> Result<(), CudaError> {
+        self.timer.as_ref().map_or(Ok(()), |timer| timer.borrow_mut().begin(&self.stream))
+    }
+
+    /// What the step's calls took so far, by kind; the stream must be through.
+    pub(super) fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
+        self.timer.as_ref().map_or(Ok(Vec::new()), |timer| timer.borrow().times())
     }
 
     /// Queues a product.
     pub(super) fn product(&self, product: &Product) -> Result<(), CudaError> {
-        self.typed().blas.product(product)
+        self.typed().blas.product(product)?;
+        self.mark(product.what)
     }
 
     /// Bytes of a value.

@@ -61,7 +61,8 @@ impl Group {
     pub(super) fn all_reduce(&self, card: &Card, x: &Tensor) -> Result<(), CudaError> {
         match self.comm() {
             Some(comm) if x.values() > 0 => {
-                comm.all_reduce(x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())
+                comm.all_reduce(x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+                card.mark("all-reduce")
             }
             _ => Ok(()),
         }
@@ -72,7 +73,8 @@ impl Group {
         match self.comm() {
             Some(comm) if mine.values() > 0 => {
                 let stream = card.stream.cu_stream().cast();
-                comm.all_gather(mine.pointer(), all.pointer(), mine.values(), values(card), stream)
+                comm.all_gather(mine.pointer(), all.pointer(), mine.values(), values(card), stream)?;
+                card.mark("all-gather")
             }
             Some(_) => Ok(()),
             None => card.copy(mine.buffer.as_ref(), all.buffer.as_ref(), mine.values() * card.value_bytes()),

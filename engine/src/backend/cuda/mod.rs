@@ -2,7 +2,7 @@
 //! Builds and starts where no CUDA is installed.
 //!
 //! ```text
-//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl} -> {library, error}
+//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl, timer} -> {library, error}
 //! ```
 
 mod attention;
@@ -20,8 +20,9 @@ mod memory;
 mod nccl;
 mod scratch;
 mod tensor;
+mod timer;
 
-pub use backend::Cuda;
+pub use backend::{Cuda, Options};
 pub use compile::kernel_folder;
 pub use error::CudaError;
 pub use library::{check, device_count};

@@ -1,0 +1,53 @@
+//! What each kind of call takes on the GPU, by an event after every call. Knows no kernel.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaEvent, CudaStream};
+
+use super::error::{CudaError, driver};
+
+/// Calls of a step, and events to use again.
+#[derive(Debug, Default)]
+pub(super) struct Timer {
+    /// A call, and the event behind it; the first one is no call but the step's beginning.
+    marks: Vec<(&'static str, CudaEvent)>,
+    spare: Vec<CudaEvent>,
+}
+
+impl Timer {
+    /// A step begins; what was marked before is forgotten.
+    pub(super) fn begin(&mut self, stream: &Arc<CudaStream>) -> Result<(), CudaError> {
+        self.spare.extend(self.marks.drain(..).map(|(_, event)| event));
+        self.mark(stream, "")
+    }
+
+    /// A call was queued.
+    pub(super) fn mark(&mut self, stream: &Arc<CudaStream>, call: &'static str) -> Result<(), CudaError> {
+        let what = "time the GPU";
+        let event = match self.spare.pop() {
+            Some(event) => event,
+            None => {
+                stream.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(driver(what))?
+            }
+        };
+        event.record(stream).map_err(driver(what))?;
+        self.marks.push((call, event));
+        Ok(())
+    }
+
+    /// For each kind of call, in order of the first: how many, and nanoseconds from the end of the call before to their own. The stream
+    /// must be through.
+    pub(super) fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
+        let mut times = Vec::<(&'static str, u32, u64)>::new();
+        for pair in self.marks.windows(2) {
+            let [(_, before), (call, after)] = pair else { continue };
+            let ns = f64::from(before.elapsed_ms(after).map_err(driver("time the GPU"))?) * 1e6;
+            match times.iter_mut().find(|(known, ..)| known == call) {
+                Some((_, calls, total)) => (*calls, *total) = (*calls + 1, *total + ns as u64),
+                None => times.push((*call, 1, ns as u64)),
+            }
+        }
+        Ok(times)
+    }
+}
