@@ -11,6 +11,7 @@ pub mod profile;
 pub mod record;
 pub mod runtime;
 pub mod sched;
+pub mod selftest;
 pub mod serve;
 pub mod shape;
 pub mod shard;

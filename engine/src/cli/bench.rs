@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use camino::Utf8Path;
+use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
 use chariot_engine::engine::{Ending, Trial};
 use chariot_engine::model::KvSpec;
@@ -23,6 +24,7 @@ use chariot_engine::workload::prompt_tokens;
 
 use super::choice::of_platform;
 use super::files::{Output, mistake, write_json};
+use super::gpu_selftest::before_measuring;
 use super::plan::{Plan, Shown, TrialArgs};
 use super::say;
 
@@ -59,6 +61,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "band: expected central, for a measured trial has no uncertain costs",
         ));
     }
+    let runtime = plan.cluster.preset.runtime.as_ref();
+    runtime.map_or(Ok(()), |runtime| check_gpus(runtime, plan.weights.parallel.ranks()))?;
     fs_err::create_dir_all(&args.out)?;
     let mut recorder = Recorder::new(
         Output::create(&args.out.join("records.parquet"))?,
@@ -137,6 +141,14 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     )?;
     executor.start();
     Ok(executor)
+}
+
+/// Refuses GPUs of this host that compute wrongly; those elsewhere are not known here.
+pub(super) fn check_gpus(runtime: &Runtime, ranks: u32) -> anyhow::Result<()> {
+    match of_platform(runtime) {
+        BackendName::Cuda { .. } if runtime.places.is_empty() => before_measuring(ranks),
+        _ => Ok(()),
+    }
 }
 
 /// Each rank's cores, if it has some of its own.

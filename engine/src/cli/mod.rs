@@ -7,6 +7,7 @@ mod cluster;
 mod devices;
 mod files;
 mod generate;
+mod gpu_selftest;
 mod plan;
 mod profile;
 mod serve;
@@ -39,6 +40,7 @@ pub(crate) struct Args {
 enum Command {
     Cluster(cluster::Args),
     Devices(devices::Args),
+    GpuSelftest(gpu_selftest::Args),
     Shard(shard::Args),
     Simulate(simulate::Args),
     Bench(bench::Args),
@@ -46,6 +48,8 @@ enum Command {
     Generate(generate::Args),
     Profile(profile::Args),
     Serve(serve::Args),
+    #[command(hide = true)]
+    GpuSelftestRank(gpu_selftest::RankArgs),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -55,6 +59,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Cluster(args) => cluster::run(args)?,
         Command::Devices(_) => devices::run()?,
+        Command::GpuSelftest(args) => return gpu_selftest::run(args),
+        Command::GpuSelftestRank(args) => gpu_selftest::run_rank(args)?,
         Command::Shard(args) => shard::run(args)?,
         Command::Simulate(args) => simulate::run(args)?,
         Command::Bench(args) => bench::run(args)?,

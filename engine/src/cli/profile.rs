@@ -15,7 +15,7 @@ use chariot_engine::shard::{Division, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, links, places_of};
+use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links, places_of};
 use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::say;
@@ -83,6 +83,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if !directory.is_dir() {
         return Err(wrong(format_args!("--out: expected a directory at {directory}, found none")));
     }
+    let ranks = targets.iter().map(|(_, parallel)| parallel.ranks()).max();
+    ranks.map_or(Ok(()), |ranks| check_gpus(&runtime, ranks))?;
     let seconds = args.seconds / targets.len() as f64;
     let mut layouts = Vec::new();
     for (config, parallel) in targets {

@@ -9,6 +9,7 @@ mod double;
 mod ends;
 mod parity;
 mod registers;
+mod selftest;
 mod trial;
 
 use std::process::Command;

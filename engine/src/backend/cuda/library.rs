@@ -116,6 +116,44 @@ fn nccl_version() -> Option<i32> {
     (asked == 0).then_some(version)
 }
 
+/// All that decides how GPU `ordinal` computes, beside our own code: itself and the versions of driver and libraries. For a digest.
+pub fn identity(ordinal: usize) -> Result<String, Missing> {
+    for library in [Library::Driver, Library::Nvrtc, Library::Cublas] {
+        require(library)?;
+    }
+    let ask = || {
+        driver::result::init()?;
+        let device = driver::result::device::get(ordinal as i32)?;
+        Ok((driver::result::device::get_name(device)?, driver::result::device::get_uuid(device)?.bytes))
+    };
+    let (name, uuid) =
+        ask().map_err(|error: driver::DriverError| Missing(format!("GPU {ordinal}: {:?}", error.0)))?;
+    let (cublas, nvrtc, nccl) = (cublas_version(), nvrtc_version(), nccl_version());
+    Ok(format!(
+        "{name} {uuid:?}, driver {}, cuBLAS {cublas:?}, NVRTC {nvrtc:?}, NCCL {nccl:?}",
+        driver_version()
+    ))
+}
+
+/// As CUDA numbers it: 12080 is 12.8.
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: a number is written to a variable of its type. Without a version it stays 0.
+    let _ = unsafe { driver::sys::cuDriverGetVersion(&raw mut version) };
+    version
+}
+
+/// Major, minor and patch; the library must be there.
+fn cublas_version() -> [i32; 3] {
+    use cublas::sys::libraryPropertyType_t as Property;
+    [Property::MAJOR_VERSION, Property::MINOR_VERSION, Property::PATCH_LEVEL].map(|property| {
+        let mut number = 0;
+        // SAFETY: a number is written to a variable of its type. Without one it stays 0.
+        let _ = unsafe { cublas::sys::cublasGetProperty(property, &raw mut number) };
+        number
+    })
+}
+
 /// GPUs that the driver shows this process; at least one.
 pub fn device_count() -> Result<usize, Missing> {
     require(Library::Driver)?;
@@ -174,9 +212,7 @@ fn version(library: Library) -> String {
 
 /// The driver's version and its GPUs; the driver must be there.
 fn devices() -> Vec<String> {
-    let mut version = 0;
-    // SAFETY: a number is written to a variable of its type. Without a version it stays 0.
-    let _ = unsafe { driver::sys::cuDriverGetVersion(&raw mut version) };
+    let version = driver_version();
     let mut lines = vec![format!("driver for CUDA {}.{}", version / 1000, version % 1000 / 10)];
     let count = driver::result::init().and_then(|()| driver::result::device::get_count());
     match count {

@@ -1,0 +1,197 @@
+//! The self-test on the double: it passes, finds whatever computes wrongly, and stands before every measured trial.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Output;
+
+use chariot_engine::backend::cuda::compile::{Element, sources, text};
+use serde_json::Value;
+
+use crate::double::Double;
+
+/// The only kernel that no operation launches.
+const NOT_LAUNCHED: &str = "from_f32";
+
+/// Every kernel, and the operation whose result shows that it is wrong. Without the first two nothing can be seen.
+const SHOWN_BY: [(&str, &str); 16] = [
+    ("embed", "embed_head, logits"),
+    ("to_f32", "embed_head, logits"),
+    ("gather_rows", "take_rows"),
+    ("layer_norm", "layer norm"),
+    ("rms_norm", "RMS norm"),
+    ("gelu", "gelu"),
+    ("silu_mul", "silu_mul"),
+    ("add", "add"),
+    ("argmax", "greedy"),
+    ("rotate_store", "rotate_and_store"),
+    ("flash_prefill_64", "attend"),
+    ("flash_prefill_128", "attend"),
+    ("gather_kv", "attend by products"),
+    ("causal_softmax", "attend by products"),
+    ("paged_decode", "attend"),
+    ("combine", "attend"),
+];
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(!err.contains("panicked"), "{err}");
+    (output.status.code(), out, err)
+}
+
+/// `gpu-selftest` with a part that computes wrongly: its closing line.
+fn spoilt(what: &str, more: &[&str]) -> String {
+    let double = Double::new().with("CHARIOT_DOUBLE_WRONG", what);
+    let arguments = [&["gpu-selftest"], more].concat();
+    let (code, out, err) = said(&double.run(&arguments));
+    assert_eq!(code, Some(1), "{what}: {out}{err}");
+    out.lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn two_gpus_pass_in_all_types_with_a_line_an_operation() {
+    let (code, out, err) = said(&Double::new().run(&["gpu-selftest", "--devices", "0,1"]));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    println!("{out}");
+    let last = out.lines().last().unwrap();
+    assert!(last.starts_with("2 GPUs compute and exchange values rightly: "), "{last}");
+    let operations: BTreeSet<&str> =
+        ["product", "rotate_and_store", "all_reduce", "all_gather", "send, recv"].into();
+    for operation in operations.into_iter().chain(SHOWN_BY.map(|(_, operation)| operation)) {
+        let types =
+            if operation == "attend by products" { &["bf16", "f16"][..] } else { &["f32", "bf16", "f16"] };
+        for (gpu, dtype) in [0, 1].into_iter().flat_map(|gpu| types.iter().map(move |dtype| (gpu, dtype))) {
+            let is_it = |line: &&str| {
+                line.starts_with(&format!("GPU {gpu}  {operation} "))
+                    && line.contains(&format!("  {dtype} "))
+                    && line.ends_with("  ok")
+            };
+            assert!(out.lines().any(|line| is_it(&line)), "no {operation} in {dtype} on GPU {gpu}: {out}");
+        }
+    }
+}
+
+#[test]
+fn a_json_answer_has_every_result() {
+    let (code, out, _) =
+        said(&Double::new().run(&["gpu-selftest", "--devices", "1", "--dtype", "bf16", "--json"]));
+    let answer: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &answer["right"]), (Some(0), &Value::Bool(true)));
+    let checks = answer["checks"].as_array().unwrap();
+    assert!(checks.len() > 20, "{out}");
+    for check in checks {
+        assert_eq!((&check["gpu"], &check["dtype"]), (&1.into(), &"bfloat16".into()));
+        assert!(check["error"].as_f64().unwrap() <= check["allowed"].as_f64().unwrap(), "{check}");
+    }
+}
+
+#[test]
+fn every_kernel_that_computes_wrongly_is_found_and_named() {
+    let kernels: BTreeSet<String> = sources(Element::Bf16).flat_map(|source| names(&text(source))).collect();
+    let shown = SHOWN_BY.map(|(kernel, _)| kernel.to_owned());
+    let expected: BTreeSet<String> = shown.into_iter().chain([NOT_LAUNCHED.to_owned()]).collect();
+    assert_eq!(kernels, expected, "a kernel lacks the operation that shows it");
+    std::thread::scope(|scope| {
+        for half in SHOWN_BY.chunks(SHOWN_BY.len() / 2) {
+            scope.spawn(|| half.iter().for_each(|(kernel, operation)| check_found(kernel, operation)));
+        }
+    });
+}
+
+fn check_found(kernel: &str, operation: &str) {
+    // Only bf16 is widened.
+    let last = spoilt(kernel, &["--devices", "0", "--dtype", "bf16"]);
+    assert!(last.starts_with(&format!("GPU 0 computes wrongly: {operation} of ")), "{kernel}: {last}");
+}
+
+/// Kernels of a source.
+fn names(text: &str) -> Vec<String> {
+    let after = text.split("__global__ void ").skip(1);
+    let unbound = |rest: &'_ str| match rest.strip_prefix("__launch_bounds__(") {
+        Some(bounds) => bounds.split_once(")\n").map(|(_, rest)| rest.to_owned()).unwrap(),
+        None => rest.to_owned(),
+    };
+    after.map(|rest| unbound(rest).split('(').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn products_and_messages_that_are_wrong_are_found_and_named() {
+    let last = spoilt("gemm", &["--devices", "0", "--dtype", "f32"]);
+    assert!(last.starts_with("GPU 0 computes wrongly: product of "), "{last}");
+    let last = spoilt("nccl", &["--devices", "0,1", "--dtype", "f32"]);
+    assert!(last.starts_with("GPU 0 computes wrongly: all_reduce of 2 GPUs"), "{last}");
+}
+
+#[test]
+fn without_a_gpu_it_says_what_is_missing() {
+    let (code, _, err) = said(&Double::new().without("libcuda").run(&["gpu-selftest"]));
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        err,
+        "error: no NVIDIA driver: libcuda.so was not found, so no GPU can be used; install the driver\n"
+    );
+    let (code, _, err) = said(&Double::new().run(&["gpu-selftest", "--devices", "0,8"]));
+    assert_eq!((code, err.as_str()), (Some(2), "error: --devices: expected numbers below 8, found 8\n"));
+}
+
+const MODEL: &str = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
+                     vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
+const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 2},
+    "workload": {"requests": 2, "arrivals": {"kind": "static", "qps": 1000}, "lengths": {"kind": "fixed", "prompt": 5, "output": 2}},
+    "max_model_len": 16, "block_size": 16, "gpu_memory_utilization": 0.05, "time_limit_s": 60.0,
+    "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
+
+/// A folder with all that a trial of one rank needs.
+fn trial_folder(double: &Double) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let platform = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/platforms/cpu-2x4.yaml");
+    fs_err::copy(platform, path("platform.yaml")).unwrap();
+    fs_err::write(path("small.yaml"), MODEL).unwrap();
+    fs_err::write(path("config.json"), CONFIG).unwrap();
+    for line in [
+        "cluster --platform platform.yaml --on cuda --out cluster.json",
+        "shard --cluster cluster.json --model small.yaml --tp 1 --pp 1 --dummy 1 --out weights.json",
+    ] {
+        let (code, out, err) = said(&run_in(&folder, double, line));
+        assert_eq!(code, Some(0), "{line}: {out}{err}");
+    }
+    folder
+}
+
+fn run_in(folder: impl AsRef<Path>, double: &Double, line: &str) -> Output {
+    let arguments: Vec<&str> = line.split_whitespace().collect();
+    double.command(&arguments).current_dir(folder).output().unwrap()
+}
+
+const BENCH: &str = "bench --cluster cluster.json --weights weights.json --config config.json --out trial";
+
+#[test]
+fn a_trial_is_measured_on_a_gpu_that_passed_once_and_on_no_other() {
+    let caches = tempfile::tempdir().unwrap();
+    let cache = caches.path().to_str().unwrap();
+    let right = Double::new().with("XDG_CACHE_HOME", cache);
+    let folder = trial_folder(&right);
+    let wrong = Double::new().with("XDG_CACHE_HOME", cache).with("CHARIOT_DOUBLE_WRONG", "silu_mul");
+    let (code, out, err) = said(&run_in(&folder, &wrong, BENCH));
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(err.starts_with("error: GPU 0 computes wrongly: silu_mul of "), "{err}");
+    assert!(err.contains("nothing is measured on it"), "{err}");
+    assert!(!folder.path().join("trial").exists(), "a refused trial leaves nothing");
+    let (code, out, err) = said(&run_in(&folder, &right, BENCH));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(err.starts_with("self-test before the first trial: 1 GPU computes rightly: "), "{err}");
+    let (code, out, err) = said(&run_in(&folder, &right, BENCH));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    // `profile` measures, too, and finds the stamp.
+    let line =
+        "profile --platform platform.yaml --model small.yaml --max-tokens 4 --seconds 0.1 --out here.yaml";
+    let text = fs_err::read_to_string(folder.path().join("platform.yaml")).unwrap();
+    let text = text.replace("runtime: {", "runtime: {backend: cuda, ");
+    fs_err::write(folder.path().join("platform.yaml"), text).unwrap();
+    let elsewhere = caches.path().join("elsewhere");
+    let wrong = wrong.with("XDG_CACHE_HOME", elsewhere.to_str().unwrap());
+    let (code, out, err) = said(&run_in(&folder, &wrong, line));
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(err.contains("nothing is measured on it"), "{err}");
+}
