@@ -52,6 +52,8 @@ pub struct Action {
     pub args: Vec<String>,
     /// Declared environment.
     pub env: BTreeMap<String, String>,
+    /// It computes on GPUs, as its fact `gpu` says, and sees what of the environment such programs need.
+    pub sees_gpus: bool,
     /// Path in the action's directory -> content.
     pub inputs: BTreeMap<Utf8PathBuf, Input>,
     /// Files it must leave.
@@ -102,6 +104,7 @@ impl Action {
             program: tool.path,
             args,
             env: template.env.clone(),
+            sees_gpus: template.facts.iter().any(|fact| fact == "gpu"),
             inputs,
             outputs: template.outputs.clone(),
             resources: template.resources,

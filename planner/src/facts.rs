@@ -1,13 +1,17 @@
 //! Facts about the host that an action's key may depend on, by name. Knows nothing of actions.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 /// What is known by name, and what each says.
 pub const NAMES: &[(&str, &str)] = &[
     ("arch", "processor architecture, e.g. x86_64"),
     ("cores", "number of processors this process may use"),
     ("cpu", "model name of the processor"),
-    ("gpu", "version of the NVIDIA driver and model of every GPU, or `none`"),
+    (
+        "gpu",
+        "version of the NVIDIA driver, model of every GPU and the variables that choose among them, or `none`",
+    ),
     ("hostname", "name of the host"),
     ("kernel", "release of the operating system's kernel"),
     ("memory", "physical memory in bytes"),
@@ -80,8 +84,41 @@ fn memory() -> String {
     kib.map_or_else(|| "unknown".to_owned(), |kib| (kib * 1024).to_string())
 }
 
+/// Variables whose values are part of the fact `gpu`: which GPUs a process sees, and how they talk.
+const CHOOSING: [&str; 2] = ["CUDA_", "NCCL_"];
+/// Further ones that programs on GPUs need: where libraries lie, where compiled kernels are kept, and what tests tell a double of CUDA.
+const NEEDED: [&str; 4] = ["LD_LIBRARY_PATH", "HOME", "XDG_CACHE_HOME", "CHARIOT_DOUBLE_"];
+
+/// What of this process's environment an action with the fact `gpu` sees, too.
+pub fn gpu_environment() -> BTreeMap<String, String> {
+    variables(&CHOOSING).chain(variables(&NEEDED)).collect()
+}
+
+/// Variables whose names begin so.
+fn variables(prefixes: &[&str]) -> impl Iterator<Item = (String, String)> {
+    let is_wanted = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let utf8 =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(utf8).filter(move |(name, _)| is_wanted(name))
+}
+
 fn gpu() -> String {
-    let Ok(entries) = fs_err::read_dir("/proc/driver/nvidia/gpus") else { return "none".to_owned() };
+    let chosen: BTreeMap<String, String> = variables(&CHOOSING).collect();
+    let chosen = chosen.iter().map(|(name, value)| format!("; {name}={value}"));
+    let cards = cards_of_driver().or_else(cards_of_nvidia_smi).unwrap_or_else(|| "none".to_owned());
+    std::iter::once(cards).chain(chosen).collect()
+}
+
+/// Where the driver's files cannot be seen, as in some containers, its own tool may tell.
+fn cards_of_nvidia_smi() -> Option<String> {
+    let query = ["--query-gpu=driver_version,name", "--format=csv,noheader"];
+    let output = std::process::Command::new("nvidia-smi").args(query).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().replace('\n', "; "))
+}
+
+fn cards_of_driver() -> Option<String> {
+    let entries = fs_err::read_dir("/proc/driver/nvidia/gpus").ok()?;
     let mut models: Vec<String> = entries
         .filter_map(|entry| Some(entry.ok()?.path().join("information")))
         .filter_map(|path| Some(field(path.to_str()?, "Model")))
@@ -89,7 +126,7 @@ fn gpu() -> String {
     models.sort();
     let version = line("/proc/driver/nvidia/version");
     let driver = version.lines().next().unwrap_or("unknown");
-    format!("{driver}; {}", models.join(", "))
+    Some(format!("{driver}; {}", models.join(", ")))
 }
 
 #[cfg(test)]

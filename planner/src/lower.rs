@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use camino::Utf8PathBuf;
 
 use crate::diagnostic::Mistake;
-use crate::recipe::Recipe;
+use crate::recipe::{On, Recipe};
 use crate::resolve::{Book, Site};
 use crate::step::{ActionTemplate, Resources, Source, Step, StepId, Tool, Work};
 
@@ -76,13 +76,11 @@ fn own<const N: usize>(tool: &'static str, args: [&str; N]) -> ActionTemplate {
     }
 }
 
-/// What an action must have so that its measurements mean something: the host to itself, and the host's kind in its key.
-fn measured(action: ActionTemplate) -> ActionTemplate {
-    ActionTemplate {
-        resources: Resources { exclusive: true, ..action.resources },
-        facts: ["arch", "cores", "cpu"].map(str::to_owned).to_vec(),
-        ..action
-    }
+/// What an action must have so that its measurements mean something: the host and its GPUs to itself, and their kind in its key.
+fn measured(action: ActionTemplate, on: On) -> ActionTemplate {
+    let gpu = (on == On::Cuda).then_some("gpu");
+    let facts = ["arch", "cores", "cpu"].into_iter().chain(gpu).map(str::to_owned).collect();
+    ActionTemplate { resources: Resources { exclusive: true, ..action.resources }, facts, ..action }
 }
 
 fn output(step: StepId, path: impl Into<Utf8PathBuf>) -> Source {

@@ -24,7 +24,7 @@ pub struct PipelineFile {
     about: Option<String>,
     /// The platform of its clusters: a preset of `platforms/`, or a path. `${platform}` refers to it.
     platform: Option<String>,
-    /// Whether trials are simulated, or run on processes of this host, where a cluster does not say; `chariot run --on` changes it. Default: simulator.
+    /// Whether trials are simulated, or run on processes of this host or on GPUs, where a cluster does not say; `chariot run --on` changes it. Default: simulator.
     on: Option<On>,
     /// Named values, referred to by `${name}` and `${name.field}`, changed by `--set name=value`.
     #[schemars(default)]

@@ -260,7 +260,7 @@ impl<'a> Book<'a> {
         let Some(entry) = self.params.get("on") else { return Ok(On::Simulator) };
         let found = entry.value.text().and_then(|text| On::NAMES.iter().find(|(name, _)| *name == &**text));
         found.map(|(_, on)| *on).ok_or_else(|| {
-            let title = format!("expected `simulator` or `cpu`, found {}", entry.value.describe());
+            let title = format!("expected `simulator`, `cpu` or `cuda`, found {}", entry.value.describe());
             Mistake::new(entry.value.span, title).note("`on` says what runs the trials")
         })
     }

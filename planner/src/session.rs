@@ -142,6 +142,7 @@ pub fn run(
         work: project.work(),
         logs: project.logs(),
         path,
+        gpu_environment: facts::gpu_environment(),
         host: facts::hostname(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -62,7 +62,7 @@ pub struct ActionTemplate {
     pub tool: Tool,
     /// Arguments after the executable.
     pub args: Vec<String>,
-    /// Environment; the child sees these and `PATH`, nothing else.
+    /// Environment; the child sees these and `PATH`, and with the fact `gpu` what programs on GPUs need.
     pub env: BTreeMap<String, String>,
     /// Files laid in the action's directory before it runs: path in that directory -> where the bytes come from.
     pub inputs: BTreeMap<Utf8PathBuf, Source>,

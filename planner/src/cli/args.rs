@@ -83,8 +83,8 @@ pub(super) struct Set {
     /// Change a parameter of the pipeline; may be given several times
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_set)]
     sets: Vec<(String, String)>,
-    /// What runs the trials of clusters that do not say it: simulator, or cpu for processes of this host
-    #[arg(long, value_name = "WHERE", value_parser = ["simulator", "cpu"])]
+    /// What runs the trials of clusters that do not say it: simulator, cpu for processes of this host, or cuda for GPUs
+    #[arg(long, value_name = "WHERE", value_parser = ["simulator", "cpu", "cuda"])]
     on: Option<String>,
 }
 

@@ -30,6 +30,8 @@ pub struct Site {
     pub logs: Utf8PathBuf,
     /// The `PATH` that actions see.
     pub path: String,
+    /// What actions on GPUs see beside that.
+    pub gpu_environment: BTreeMap<String, String>,
     /// Name of this host.
     pub host: String,
 }
@@ -107,6 +109,9 @@ pub async fn run(
     };
     let mut env: BTreeMap<String, String> = action.env.clone();
     env.entry("PATH".to_owned()).or_insert_with(|| site.path.clone());
+    for (name, value) in site.gpu_environment.iter().filter(|_| action.sees_gpus) {
+        env.entry(name.clone()).or_insert_with(|| value.clone());
+    }
     let spec = Spec {
         program: action.program.clone(),
         args: action.args.clone(),

@@ -5,7 +5,7 @@ use camino::Utf8PathBuf;
 use super::{measured, output, own, step};
 use crate::decode::Spanned;
 use crate::diagnostic::Mistake;
-use crate::recipe::{Cluster, On, Parallel, Profile, Recipe, Shard, Weights};
+use crate::recipe::{Cluster, On, Profile, Recipe, Shard, Weights};
 use crate::resolve::Site;
 use crate::step::{ActionTemplate, Source, Step, Work};
 
@@ -26,10 +26,13 @@ pub(super) fn cluster(site: &Site<'_>, recipe: &Cluster) -> Result<Step, Mistake
         None => platform(site, recipe.platform.as_ref())?,
     };
     action.inputs.insert("platform.yaml".into(), platform);
-    if on(site, recipe)? == On::Cpu {
-        action.args.extend(["--on", "cpu"].map(str::to_owned));
-    }
     action.outputs.push("cluster.json".into());
+    let on = on(site, recipe)?;
+    if on.is_measured() {
+        action.args.extend(["--on", on.name()].map(str::to_owned));
+    }
+    // The links between GPUs are measured when they are brought up.
+    let action = if on == On::Cuda { measured(action, on) } else { action };
     Ok(step(site, "cluster", Work::Action(action)))
 }
 
@@ -69,7 +72,8 @@ pub(super) fn profile(site: &Site<'_>, recipe: &Profile) -> Result<Step, Mistake
     action.inputs.insert("preset.yaml".into(), platform(site, recipe.platform.as_ref())?);
     action.inputs.insert(model.into(), file);
     action.outputs.push("platform.yaml".into());
-    Ok(step(site, "profile", Work::Action(measured(action))))
+    // Whether it computes on GPUs stands in the platform, which is the engine's to read.
+    Ok(step(site, "profile", Work::Action(measured(action, On::Cuda))))
 }
 
 pub(super) fn shard(site: &Site<'_>, recipe: &Shard) -> Result<Step, Mistake> {
@@ -81,10 +85,13 @@ pub(super) fn shard(site: &Site<'_>, recipe: &Shard) -> Result<Step, Mistake> {
     action.inputs.insert("cluster.json".into(), output(cluster.step(0), "cluster.json"));
     action.inputs.insert(model.into(), file);
     action.outputs.push("weights.json".into());
-    if on == On::Cpu {
-        action.outputs.extend(rank_files(site, &recipe.parallel)?);
+    if on.is_measured() {
+        action.outputs.extend(rank_files(site, recipe, on)?);
         if let Some(weights) = &recipe.weights {
             values(site, weights, &mut action)?;
+        }
+        if in_memory(recipe, on) {
+            action.args.push("--in-memory".to_owned());
         }
     }
     Ok(step(site, "shard", Work::Action(action)))
@@ -123,11 +130,19 @@ fn values(site: &Site<'_>, weights: &Spanned<Weights>, action: &mut ActionTempla
     Ok(())
 }
 
-/// The files of a model's ranks, as `chariot-engine shard` names them.
-pub(super) fn rank_files(site: &Site<'_>, parallel: &Parallel) -> Result<Vec<Utf8PathBuf>, Mistake> {
-    let ranks = parallel.ranks();
+/// Whether each rank makes its values up when it starts: a model of GPUs may be larger than the disk.
+fn in_memory(recipe: &Shard, on: On) -> bool {
+    on == On::Cuda && recipe.weights.as_ref().is_none_or(|weights| weights.value.folder.is_none())
+}
+
+/// The files of a model's ranks, as `chariot-engine shard` names them; none where values are made up in memory.
+fn rank_files(site: &Site<'_>, recipe: &Shard, on: On) -> Result<Vec<Utf8PathBuf>, Mistake> {
+    let ranks = recipe.parallel.ranks();
+    if in_memory(recipe, on) {
+        return Ok(Vec::new());
+    }
     if ranks > RANKS_MAX {
-        let (tp, pp) = (parallel.tp.0, parallel.pp.0);
+        let (tp, pp) = (recipe.parallel.tp.0, recipe.parallel.pp.0);
         let title = format!("expected tp x pp of at most {RANKS_MAX}, found {tp} x {pp} = {ranks}");
         return Err(site.mistake(title));
     }
@@ -165,7 +180,7 @@ impl<'a> Ground<'a> {
         let (cluster, on) = cluster_of(&weights, recipe)?;
         let rank_files = match on {
             On::Simulator => Vec::new(),
-            On::Cpu => rank_files(&weights, &recipe.parallel)?,
+            On::Cpu | On::Cuda => rank_files(&weights, recipe, on)?,
         };
         Ok(Self { weights, cluster, on, rank_files })
     }

@@ -38,7 +38,7 @@ pub(super) fn trial(site: &Site<'_>, recipe: &Trial) -> Result<Vec<Step>, Mistak
 fn trial_band(ground: &Ground<'_>, recipe: &Trial) -> Band {
     match ground.on {
         On::Simulator => recipe.band.unwrap_or(Band::Central),
-        On::Cpu => Band::Central,
+        On::Cpu | On::Cuda => Band::Central,
     }
 }
 
@@ -179,6 +179,8 @@ fn run(
         On::Simulator => ("simulate", 0),
         // A trial that a busy host disturbed says so and fails; another may do.
         On::Cpu => ("bench", 2),
+        // Nothing about it says that it was disturbed.
+        On::Cuda => ("bench", 0),
     };
     let args = [command, "--cluster", "cluster.json", "--weights", "weights.json", "--config", "config.json"];
     let mut action = own("chariot-engine", args);
@@ -197,7 +199,7 @@ fn run(
     action.outputs = OUTPUTS.into_iter().chain(ends(band)).map(Utf8PathBuf::from).collect();
     Ok(match ground.on {
         On::Simulator => action,
-        On::Cpu => measured(action),
+        on @ (On::Cpu | On::Cuda) => measured(action, on),
     })
 }
 

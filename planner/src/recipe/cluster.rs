@@ -15,7 +15,7 @@ pub struct Cluster {
     pub platform: Option<Spanned<String>>,
     /// A target with `recipe: profile`, whose measured costs are the platform's; in place of `platform`.
     pub profile: Option<Spanned<String>>,
-    /// Whether its trials are simulated, or run on processes of this host. Default: the pipeline's `on`.
+    /// Whether its trials are simulated, or run on processes of this host or on GPUs. Default: the pipeline's `on`.
     pub on: Option<On>,
 }
 
@@ -27,11 +27,24 @@ pub enum On {
     Simulator,
     /// One CPU process a rank, on this host. Their numbers are measured.
     Cpu,
+    /// An NVIDIA GPU a rank. Their numbers are measured, and so are the cluster's links.
+    Cuda,
 }
 
 impl On {
     /// As pipelines and command lines spell it.
-    pub const NAMES: [(&'static str, Self); 2] = [("simulator", Self::Simulator), ("cpu", Self::Cpu)];
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("simulator", Self::Simulator), ("cpu", Self::Cpu), ("cuda", Self::Cuda)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, on)| *on == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether numbers come from real execution.
+    pub fn is_measured(self) -> bool {
+        self != Self::Simulator
+    }
 }
 
 /// Measures what work costs on this host, for a simulation of it.

@@ -93,6 +93,37 @@ fn a_measured_trial_has_the_host_to_itself_and_reads_the_weights() {
 }
 
 #[test]
+fn on_gpus_the_cluster_is_measured_too_and_each_rank_makes_its_weights() {
+    expect![[r#"
+        x/cluster: cluster --platform platform.yaml --out cluster.json --on cuda
+          platform.yaml -> cluster.json
+          exclusive true, facts ["arch", "cores", "cpu", "gpu"], retries 0, cutoff false
+        x/weights: shard --cluster cluster.json --model model.yaml --tp 2 --pp 1 --out weights.json --in-memory
+          cluster.json model.yaml -> weights.json
+          exclusive false, facts [], retries 0, cutoff false
+        x/trial: bench --cluster cluster.json --weights weights.json --config config.json --out .
+          cluster.json config.json weights.json -> batches.parquet records.parquet trial.json
+          exclusive true, facts ["arch", "cores", "cpu", "gpu"], retries 0, cutoff false
+        x/trial/summary: summarize --trial trial --out .
+          trial/batches.parquet trial/records.parquet trial/trial.json -> summary.json
+          exclusive false, facts [], retries 0, cutoff false
+        x/search: bench --cluster cluster.json --weights weights.json --config config.json --out .
+          cluster.json weights.json -> batches.parquet records.parquet trial.json
+          exclusive true, facts ["arch", "cores", "cpu", "gpu"], retries 0, cutoff true, 2 repeats
+    "#]].assert_eq(&shown(&compiled(PIPELINE, &[("on", "cuda")]).unwrap()));
+}
+
+#[test]
+fn on_gpus_a_folders_weights_are_still_divided_into_files() {
+    let text = PIPELINE.replace("pp: 1}}", "pp: 1}, weights: {folder: models/tiny}}");
+    let steps = compiled(&text, &[("on", "cuda")]).unwrap();
+    let shard = action(&steps.steps[1]);
+    assert!(!shard.args.contains(&"--in-memory".to_owned()), "{:?}", shard.args);
+    assert_eq!(shard.outputs, ["weights.json", "rank-000.safetensors", "rank-001.safetensors"]);
+    assert!(action(&steps.steps[2]).inputs.contains_key(Utf8Path::new("rank-001.safetensors")));
+}
+
+#[test]
 fn on_can_be_the_pipelines_the_clusters_or_the_command_lines() {
     let of = |text: &str, sets: &[(&str, &str)]| {
         let steps = compiled(text, sets).unwrap();
@@ -208,7 +239,7 @@ fn mistakes() {
         "platform: constant-x8\n",
         "platform: constant-x8\non: gpu\n",
         expect![[r#"
-        error: expected `simulator` or `cpu`, found the string `gpu`
+        error: expected `simulator`, `cpu` or `cuda`, found the string `gpu`
          --> pipelines/x.yaml:4:5
           |
         4 | on: gpu
@@ -218,15 +249,15 @@ fn mistakes() {
     );
     check_mistake(
         "{recipe: cluster}",
-        "{recipe: cluster, on: cuda}",
+        "{recipe: cluster, on: cude}",
         expect![[r#"
-        error: unknown name `cuda`
-         --> pipelines/x.yaml:5:34
-          |
-        5 |   cluster: {recipe: cluster, on: cuda}
-          |                                  ^^^^
-          |
-          = help: expected one of: `simulator`, `cpu`"#]],
+            error: unknown name `cude`
+             --> pipelines/x.yaml:5:34
+              |
+            5 |   cluster: {recipe: cluster, on: cude}
+              |                                  ^^^^
+              |
+              = help: did you mean `cuda`?"#]],
     );
     check_mistake(
         "{recipe: cluster}",
