@@ -1,6 +1,7 @@
 //! Serving engine and simulator of Chariot; see ARCHITECTURE.md for the map.
 
 pub mod backend;
+pub mod bring_up;
 mod clock;
 pub mod comm;
 pub mod engine;

@@ -55,7 +55,7 @@ impl Contents {
     }
 }
 
-/// Weights that stand in rank files beside the manifest.
+/// Weights that stand in rank files beside the manifest, or are made up by each rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
@@ -67,6 +67,9 @@ pub struct Weights {
     pub origin: Origin,
     /// Tensors that were read -> BLAKE3 of each; none for a dummy.
     pub inputs: BTreeMap<String, String>,
+    /// There are no rank files: each rank makes its values from the seed when it starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_memory: bool,
 }
 
 /// Where a model's values come from.

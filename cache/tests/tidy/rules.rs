@@ -52,7 +52,7 @@ const PURE: &[&str] = &[
     "eprintln",
 ];
 
-const UNSAFE_ALLOWED: [&str; 40] = [
+const UNSAFE_ALLOWED: [&str; 41] = [
     "engine/cuda-double/src/blas.rs",
     "engine/cuda-double/src/collective.rs",
     "engine/cuda-double/src/context.rs",
@@ -85,6 +85,7 @@ const UNSAFE_ALLOWED: [&str; 40] = [
     "engine/src/backend/cpu/pool.rs",
     "engine/src/backend/cuda/blas.rs",
     "engine/src/backend/cuda/compile.rs",
+    "engine/src/backend/cuda/hardware.rs",
     "engine/src/backend/cuda/launch.rs",
     "engine/src/backend/cuda/library.rs",
     "engine/src/backend/cuda/memory.rs",

@@ -8,6 +8,7 @@ use camino::Utf8Path;
 use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
 use chariot_engine::engine::{Ending, Trial};
+use chariot_engine::manifest::Origin;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::record::Recorder;
@@ -33,9 +34,9 @@ pub(super) const READY_BY: Duration = Duration::from_secs(600);
 /// How long a batch may take.
 pub(super) const STEP_BY: Duration = Duration::from_secs(120);
 
-/// Run one trial for real, on one CPU process a rank
+/// Run one trial for real, on one process a rank
 ///
-/// The cluster must have been brought up with `--on cpu`, and the weights been divided for it.
+/// The cluster must have been brought up with `--on cpu` or `--on cuda`, and the weights been divided for it.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  chariot-engine cluster --platform pipelines/platforms/cpu-2x4.yaml --on cpu --out cluster.json\n  \
@@ -51,8 +52,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let args = &args.trial;
     let plan = Plan::read(args)?;
     if plan.cluster.provenance != Provenance::Measured {
-        let what =
-            "provenance: expected a cluster that was brought up with `--on cpu`, found a simulated one";
+        let what = "provenance: expected a cluster that was brought up with `--on cpu` or `--on cuda`, found a simulated one";
         return Err(mistake(&args.cluster, what));
     }
     if plan.config.band != BandChoice::Central {
@@ -86,7 +86,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     records.publish()?;
     batches.map_or(Ok(()), Output::publish)?;
-    write_json(&args.out.join("trial.json"), &plan.report(ending.stopped.clone(), ending.end))?;
+    write_json(
+        &args.out.join("trial.json"),
+        &plan.report(Provenance::Measured, ending.stopped.clone(), ending.end),
+    )?;
     say(format_args!("{}: {}", plan.title("measured"), Shown(&plan, &ending)))
 }
 
@@ -101,7 +104,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         operations: args.trace.is_some(),
         parallel: plan.weights.parallel,
         threads: runtime.threads as usize,
-        weights: Weights::Shards(args.weights.clone()),
+        weights: weights_of(plan, args)?,
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
         places: places_of(preset),
@@ -111,12 +114,6 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         ready_by: READY_BY,
         step_by: STEP_BY,
     };
-    if plan.weights.weights.is_none() {
-        return Err(mistake(
-            &args.weights,
-            "expected weights that were written, found a plan of them; run `chariot-engine shard` for this cluster",
-        ));
-    }
     let program = std::env::current_exe().context("find this executable")?;
     let mut executor = RuntimeExecutor::launch(&program, &workers)?;
     if !runtime.places.is_empty() {
@@ -148,6 +145,26 @@ pub(super) fn check_gpus(runtime: &Runtime, ranks: u32) -> anyhow::Result<()> {
     match of_platform(runtime) {
         BackendName::Cuda { .. } if runtime.places.is_empty() => before_measuring(ranks),
         _ => Ok(()),
+    }
+}
+
+/// What ranks load: files beside the manifest, or what its seed gives.
+fn weights_of(plan: &Plan, args: &TrialArgs) -> anyhow::Result<Weights> {
+    let Some(held) = &plan.weights.weights else {
+        return Err(mistake(
+            &args.weights,
+            "expected weights that were written, found a plan of them; run `chariot-engine shard` for this cluster",
+        ));
+    };
+    match held.origin {
+        Origin::Dummy { seed } if held.in_memory => {
+            Ok(Weights::Dummy { config: Box::new(held.config.clone()), seed, dtype: held.dtype })
+        }
+        Origin::HuggingFace if held.in_memory => Err(mistake(
+            &args.weights,
+            "weights.in_memory: expected weights that are made up, found a folder's",
+        )),
+        _ => Ok(Weights::Shards(args.weights.clone())),
     }
 }
 

@@ -1,10 +1,19 @@
 //! `chariot-engine cluster`: a platform preset becomes `cluster.json`.
 
-use camino::Utf8PathBuf;
-use chariot_engine::backend::cuda;
-use chariot_engine::sim::cluster::{Cluster, Provenance};
-use chariot_engine::sim::platform::{Backend, Platform};
+use std::io::Write as _;
 
+use anyhow::Context;
+use camino::Utf8PathBuf;
+use chariot_engine::backend::{BackendName, cuda};
+use chariot_engine::bring_up;
+use chariot_engine::model::KvSpec;
+use chariot_engine::runtime;
+use chariot_engine::shard::Parallel;
+use chariot_engine::sim::cluster::{Cluster, Provenance};
+use chariot_engine::sim::hardware::{Fitted, MeasuredLink};
+use chariot_engine::sim::platform::{Backend, Platform, Transport};
+
+use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, places_of};
 use super::files::{mistake, read, write_json, wrong};
 use super::say;
 
@@ -17,7 +26,7 @@ pub(super) struct Args {
     /// Platform preset, YAML
     #[arg(long, value_name = "FILE")]
     platform: Utf8PathBuf,
-    /// Whether its numbers will be simulated, or measured on processes of this host
+    /// Whether its numbers will be simulated, or measured on processes of this host or on GPUs; on GPUs its links are measured now
     #[arg(long, value_enum, default_value_t = On::Simulator)]
     on: On,
     /// Where to write cluster.json
@@ -51,8 +60,62 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             cuda::check(preset.devices()).map_err(|missing| wrong(format_args!("--on cuda: {missing}")))?;
         }
     }
-    let cluster = Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
+    let mut cluster =
+        Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
+    if matches!(args.on, On::Cuda) {
+        look_at_gpus(args, &mut cluster)?;
+    }
     write_json(&args.out, &cluster)?;
     let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;
     say(format_args!("{platform} ({provenance}): {nodes} x {gpus_per_node} devices"))
+}
+
+/// Writes down what GPUs there are, and measures their links.
+fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
+    let runtime = cluster.preset.runtime.clone().unwrap_or_default();
+    check_cores(&args.platform, "", &runtime)?;
+    // Of other hosts' GPUs this one cannot tell.
+    if runtime.places.is_empty() {
+        let hardware = cuda::hardware()?;
+        let used = hardware.gpus.iter().take(cluster.devices.len());
+        let least = used.map(|gpu| gpu.memory_bytes).min().unwrap_or(u64::MAX) as f64 / 1e9;
+        cluster.preset.gpu_memory_gb = cluster.preset.gpu_memory_gb.min(least);
+        cluster.hardware = Some(hardware);
+    }
+    let (devices, classes) = (cluster.preset.devices(), cluster.preset.links.clone());
+    let plan = runtime::Plan {
+        backend: BackendName::Cuda { graphs: false, flash: false },
+        operations: false,
+        parallel: Parallel { tp: 1, pp: devices },
+        threads: runtime.threads as usize,
+        weights: bring_up::weights(devices),
+        kv: KvSpec { blocks: 1, block_size: 1 },
+        max_model_len: 1,
+        places: places_of(&cluster.preset),
+        shared_memory: runtime.transport == Transport::SharedMemory,
+        cores: cores_of(&runtime),
+        links: None,
+        ready_by: READY_BY,
+        step_by: STEP_BY,
+    };
+    let program = std::env::current_exe().context("find this executable")?;
+    let mut progress = |what: &str| {
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{what}");
+    };
+    cluster.take_links(bring_up::links(&program, plan, &classes, devices, &mut progress)?);
+    cluster.measured_links.iter().try_for_each(say_link)
+}
+
+fn say_link(link: &MeasuredLink) -> anyhow::Result<()> {
+    let kinds = [("all-reduce", &link.all_reduce), ("send/recv", &link.send_recv)];
+    for (kind, fitted) in kinds {
+        let Some(Fitted { alpha_us, gbps, error_median, error_max, .. }) = fitted else { continue };
+        let (median, worst) = (error_median * 100.0, error_max * 100.0);
+        say(format_args!(
+            "  {} (measured): {kind} {alpha_us} us + bytes at {gbps} GB/s; off by {median:.1} % in the median, {worst:.1} % at worst",
+            link.name
+        ))?;
+    }
+    Ok(())
 }

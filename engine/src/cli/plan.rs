@@ -6,7 +6,7 @@ use chariot_engine::manifest::{self, Manifest};
 use chariot_engine::record::{Predicate, Watch};
 use chariot_engine::sched::{Compat, Scheduler, SchedulerConfig};
 use chariot_engine::shard::Division;
-use chariot_engine::sim::cluster::{self, Cluster};
+use chariot_engine::sim::cluster::{self, Cluster, Provenance};
 use chariot_engine::trial::{FORMAT, TrialConfig, TrialReport};
 use chariot_engine::units::Nanos;
 use chariot_engine::workload::Request;
@@ -90,11 +90,11 @@ impl Plan {
         format!("{model} on {platform} ({how}), tp{} x pp{}", parallel.tp, parallel.pp)
     }
 
-    /// The content of `trial.json`.
-    pub(super) fn report(&self, stopped: Option<String>, end: Nanos) -> TrialReport {
+    /// The content of `trial.json`. Not the cluster's provenance: one with costs that was brought up for real can be simulated, too.
+    pub(super) fn report(&self, provenance: Provenance, stopped: Option<String>, end: Nanos) -> TrialReport {
         TrialReport {
             format: FORMAT,
-            provenance: self.cluster.provenance,
+            provenance,
             stopped,
             end_ns: end.0,
             platform: self.cluster.platform.clone(),

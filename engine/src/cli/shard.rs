@@ -2,10 +2,11 @@
 
 mod rank_files;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use chariot_engine::manifest::Manifest;
+use chariot_engine::manifest::{Manifest, Origin, Weights};
 use chariot_engine::model::{ModelConfig, ModelError};
 use chariot_engine::shape::ShapeError;
 use chariot_engine::shard::{Dtype, Dtypes, Parallel};
@@ -48,6 +49,9 @@ pub(super) struct Args {
     /// Type of the made-up values
     #[arg(long, value_enum, default_value = "bf16", conflicts_with = "weights")]
     dtype: DummyDtype,
+    /// Write no rank files: each rank makes its values up when it starts. For models larger than the disk
+    #[arg(long, conflicts_with = "weights")]
+    in_memory: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -79,7 +83,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         None => Dtypes::uniform(Dtype::Float16),
     };
     let mut manifest = Manifest::new(&cluster, config.shape.clone(), parallel, &dtypes).map_err(wrong)?;
-    if let Some(source) = source {
+    if let (Some(Source::Dummy { seed, dtype }), true) = (&source, args.in_memory) {
+        let origin = Origin::Dummy { seed: *seed };
+        let inputs = BTreeMap::new();
+        manifest.weights = Some(Weights { config, dtype: *dtype, origin, inputs, in_memory: true });
+    } else if let Some(source) = source {
         let (done, elapsed) =
             timed(|| rank_files::write(&args.out, &mut manifest, config, dtypes.main, &source));
         say_done(&done.map_err(blame_any)?, elapsed)?;
@@ -102,6 +110,7 @@ fn source(args: &Args, provenance: Provenance) -> Option<Source> {
         (Some(folder), ..) => return Some(Source::Folder(folder.clone())),
         (None, Some(seed), _) => seed,
         (None, None, Provenance::Measured) => 0,
+        (None, None, Provenance::Simulated) if args.in_memory => 0,
         (None, None, Provenance::Simulated) => return None,
     };
     Some(Source::Dummy { seed, dtype: args.dtype.into() })

@@ -6,6 +6,7 @@ use chariot_engine::executor::StageStay;
 use chariot_engine::record::Recorder;
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::SimExecutor;
+use chariot_engine::sim::cluster::Provenance;
 use chariot_engine::sim::coefficient::Band;
 use chariot_engine::sim::cost::CostModel;
 use chariot_engine::sim::platform::StageCosts;
@@ -50,7 +51,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             stopped = stopped.or(plan.simulate_end(band, &records, &path)?);
         }
     }
-    write_json(&args.out.join("trial.json"), &plan.report(stopped, ending.end))?;
+    write_json(&args.out.join("trial.json"), &plan.report(Provenance::Simulated, stopped, ending.end))?;
     say(format_args!(
         "{}: {}",
         plan.title(&format!("simulated, {} band", main.name())),

@@ -13,7 +13,7 @@ use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
 use super::probe::Probed;
-use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::protocol::{Exchange, Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
 use super::warm_up;
@@ -264,22 +264,41 @@ impl RuntimeExecutor {
         self.workers.send(&frame(&Order::AllReduce { values, times }))?;
         let mut found = vec![Vec::new(); self.parallel.pp as usize];
         while found.iter().any(Vec::is_empty) {
-            let heard = self.workers.hear(TICK);
-            let now = monotonic_ns();
-            match heard {
-                Some((rank, Heard::Report(Report::AllReduced { stage, ns }))) => {
-                    self.health.heard(rank, None, now);
-                    found[stage as usize] = ns;
-                }
-                Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
-                    self.health.heard(rank, Some(cpu_ns), now);
-                }
-                Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
-                None => {}
+            if let Some(Report::AllReduced { stage, ns }) = self.hear_times()? {
+                found[stage as usize] = ns;
             }
-            self.look(now)?;
         }
         Ok(found)
+    }
+
+    /// Nanoseconds of an exchange, in each row of them.
+    pub fn exchange(&mut self, exchange: &Exchange) -> Result<Vec<u64>, Loss> {
+        self.workers.send(&frame(&Order::Exchange(exchange.clone())))?;
+        loop {
+            if let Some(Report::Exchanged { ns }) = self.hear_times()? {
+                return Ok(ns);
+            }
+        }
+    }
+
+    /// What a rank has timed, if one tells within a tick.
+    fn hear_times(&mut self) -> Result<Option<Report>, Loss> {
+        let heard = self.workers.hear(TICK);
+        let now = monotonic_ns();
+        let report = match heard {
+            Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
+                self.health.heard(rank, Some(cpu_ns), now);
+                None
+            }
+            Some((rank, Heard::Report(report @ (Report::AllReduced { .. } | Report::Exchanged { .. })))) => {
+                self.health.heard(rank, None, now);
+                Some(report)
+            }
+            Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
+            None => None,
+        };
+        self.look(now)?;
+        Ok(report)
     }
 
     /// The trial starts now.

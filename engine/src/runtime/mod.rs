@@ -17,6 +17,7 @@
 //! leaves no process behind.
 
 mod driver;
+mod exchange;
 mod health;
 mod launch;
 mod lookout;
@@ -37,7 +38,7 @@ pub use launch::LaunchError;
 pub use loss::Loss;
 pub use places::{Place, Places};
 pub use probe::{ProbePart, ProbePlan, Probed, probe_blocks};
-pub use protocol::Weights;
+pub use protocol::{Exchange, ExchangeKind, Weights};
 pub use sequences::Prompt;
 pub use switchboard::Waker;
 pub use worker::run as run_worker;

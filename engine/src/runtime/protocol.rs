@@ -89,8 +89,34 @@ pub(super) enum Order {
     Step(Step),
     /// Sum so many values among the ranks of each stage, so often, and tell how long it takes.
     AllReduce { values: u32, times: u32 },
+    /// Exchange made-up values with some ranks, often, and tell how long it takes.
+    Exchange(Exchange),
     /// Say goodbye and end.
     Stop,
+}
+
+/// What ranks exchange to be timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExchangeKind {
+    /// A sum among all of them.
+    AllReduce,
+    /// From the first of two to the second and back; half the way counts.
+    SendRecv,
+}
+
+/// Exchanges of one size among some ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// How.
+    pub kind: ExchangeKind,
+    /// Who, in ascending order; the others do nothing.
+    pub ranks: Vec<u32>,
+    /// Values of a message.
+    pub values: u32,
+    /// Exchanges that are asked for at once, before they are waited for: what asking takes is spread over them.
+    pub in_a_row: u32,
+    /// How often such a row is timed.
+    pub times: u32,
 }
 
 /// One batch, the same message to every rank.
@@ -147,6 +173,8 @@ pub(super) enum Report {
     },
     /// What each all-reduce took, from the first rank of each stage.
     AllReduced { stage: u32, ns: Vec<u64> },
+    /// What one exchange of each row took, from the first of its ranks.
+    Exchanged { ns: Vec<u64> },
     /// It cannot go on; `peer`: because this rank failed it.
     Failed { message: String, peer: Option<u32> },
     /// Its last words.

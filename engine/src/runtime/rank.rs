@@ -3,8 +3,9 @@
 use anyhow::Context;
 use camino::Utf8Path;
 
+use super::exchange::Exchanges;
 use super::meeting::Groups;
-use super::protocol::{Farewell, Output, Part, Report, Setup, Step, Weights};
+use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::{Backend, Span};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
@@ -20,6 +21,8 @@ pub(super) struct Rank<B: Backend> {
     backend: B,
     stage: Stage<B>,
     groups: Groups<B>,
+    /// Groups beside those of stages, made to time exchanges.
+    others: Exchanges<B>,
     /// All connections; the groups are made of them.
     mesh: Mesh,
     hidden_size: usize,
@@ -70,6 +73,7 @@ impl<B: Backend> Rank<B> {
         Ok(Self {
             stage,
             groups,
+            others: Exchanges::new(seat.rank),
             mesh,
             hidden_size: hidden_size as usize,
             tables: Vec::new(),
@@ -192,6 +196,11 @@ impl<B: Backend> Rank<B> {
             say(Report::AllReduced { stage: groups.number, ns })?;
         }
         Ok(())
+    }
+
+    /// Times exchanges among some ranks, if this one is among them; the first of them gets to know.
+    pub(super) fn exchange(&mut self, exchange: &Exchange) -> anyhow::Result<Option<Vec<u64>>> {
+        Ok(self.others.run(&mut self.backend, &self.mesh, exchange)?)
     }
 
     fn update_table(&mut self, part: &Part) {

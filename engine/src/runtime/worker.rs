@@ -109,6 +109,11 @@ fn work<B: Backend>(
             Order::AllReduce { values, times } => {
                 rank.all_reduces(values, times, |report| say(driver, &report))?;
             }
+            Order::Exchange(exchange) => {
+                if let Some(ns) = rank.exchange(&exchange)? {
+                    say(driver, &Report::Exchanged { ns })?;
+                }
+            }
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => {
                 rank.leave()?;

@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::platform::{Platform, PlatformError};
+use super::coefficient::Coefficient;
+use super::hardware::{Fitted, Hardware, LinkCosts, MeasuredLink};
+use super::platform::{Platform, PlatformError, Ring, Transfer};
 
 /// Version of `cluster.json`.
 pub const FORMAT: u32 = 1;
@@ -30,6 +32,15 @@ pub struct Cluster {
     pub link_classes: Vec<Vec<u32>>,
     /// The preset, every coefficient with its band.
     pub preset: Platform,
+    /// Whose numbers the preset's links have.
+    #[serde(default, skip_serializing_if = "LinkCosts::is_preset")]
+    pub link_costs: LinkCosts,
+    /// What links took, nearest class first; none where nobody measured them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured_links: Vec<MeasuredLink>,
+    /// GPUs, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
 }
 
 /// One device.
@@ -63,6 +74,30 @@ impl fmt::Display for Provenance {
     }
 }
 
+/// A line as coefficients of the cost model.
+fn coefficients(fitted: &Fitted) -> (Coefficient, Coefficient) {
+    (Coefficient::certain(fitted.alpha_us), Coefficient::certain(fitted.gbps))
+}
+
+impl Cluster {
+    /// Puts what links took in the place of what the platform file says; a class that was not measured keeps that.
+    pub fn take_links(&mut self, measured: Vec<MeasuredLink>) {
+        for link in &mut self.preset.links {
+            let Some(own) = measured.iter().find(|own| own.name == link.name) else { continue };
+            if let Some((alpha_us, ring_gbps)) = own.all_reduce.as_ref().map(coefficients) {
+                link.all_reduce = Ring { alpha_us, ring_gbps };
+            }
+            if let Some((alpha_us, gbps)) = own.send_recv.as_ref().map(coefficients) {
+                link.send_recv = Transfer { alpha_us, gbps };
+            }
+        }
+        if !measured.is_empty() {
+            self.link_costs = LinkCosts::Measured;
+        }
+        self.measured_links = measured;
+    }
+}
+
 impl Cluster {
     /// Checks a preset and resolves devices and links. A simulated one must know what work costs.
     pub fn bring_up(preset: Platform, provenance: Provenance) -> Result<Self, PlatformError> {
@@ -86,6 +121,9 @@ impl Cluster {
             devices: all.clone().map(device).collect(),
             link_classes: all.clone().map(|a| all.clone().map(|b| class(a, b)).collect()).collect(),
             preset,
+            link_costs: LinkCosts::Preset,
+            measured_links: Vec::new(),
+            hardware: None,
         })
     }
 }

@@ -11,6 +11,7 @@ pub mod coefficient;
 mod contention;
 pub mod cost;
 pub mod curve;
+pub mod hardware;
 mod kernels;
 pub mod measured;
 pub mod place;

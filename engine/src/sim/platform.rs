@@ -311,7 +311,7 @@ pub enum PlatformError {
     },
     /// Nothing to simulate with.
     #[error(
-        "{0}: expected the costs to simulate with, found none; it can be brought up with `--on cpu` only"
+        "{0}: expected the costs to simulate with, found none; it can be brought up with `--on cpu` or `--on cuda` only"
     )]
     NoCosts(&'static str),
     /// A layout that nobody measured.
@@ -445,6 +445,10 @@ impl Runtime {
         self.validate_cores(devices)?;
         self.validate_places(nodes)?;
         let Some(emulation) = self.emulate else { return Ok(()) };
+        if self.backend == Backend::Cuda {
+            let expected = "none with backend cuda, whose messages take the time that they take";
+            return Err(range("runtime.emulate", expected, "emulated links"));
+        }
         let Emulation { time_scale, bytes_per_value, compute_scale, late_max } = emulation;
         if compute_scale.is_some() && self.threads > 1 {
             let expected = "1 with emulate.compute_scale, which goes by the processor time of one thread";

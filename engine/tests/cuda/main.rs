@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a skipped test says so; distances are told")]
 
 mod cache;
+mod cluster;
 mod devices;
 mod double;
 mod ends;

@@ -105,7 +105,7 @@ pub(super) fn nvrtc_version() -> (i32, i32) {
 }
 
 /// As NCCL numbers it: 22304 is 2.23.4.
-fn nccl_version() -> Option<i32> {
+pub(super) fn nccl_version() -> Option<i32> {
     let library = open_nccl().ok()?;
     let mut version = 0;
     // SAFETY: the entry point's type, as in NCCL's header; a number is written to a variable of its type.

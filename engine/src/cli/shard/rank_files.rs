@@ -78,7 +78,7 @@ pub(super) fn write(
         Source::Dummy { seed, .. } => Origin::Dummy { seed: *seed },
         Source::Folder(_) => Origin::HuggingFace,
     };
-    manifest.weights = Some(Weights { config, dtype, origin, inputs });
+    manifest.weights = Some(Weights { config, dtype, origin, inputs, in_memory: false });
     Ok(done)
 }
 

@@ -1,0 +1,164 @@
+//! A cluster of GPUs, brought up on CUDA's double: what is written down and measured, and trials without rank files. What the double
+//! takes for a message means nothing; groups, sizes, units and provenance do.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::double::Double;
+
+const PLATFORM: &str = "name: gpus\nnodes: 2\ngpus_per_node: 2\ngpu_memory_gb: 0.05\nlinks:
+  - {name: near, span: 2, all_reduce: {alpha_us: 1e9, ring_gbps: 1e9}, send_recv: {alpha_us: 1e9, gbps: 1e9}}
+  - {name: far, span: 4, all_reduce: {alpha_us: 1e9, ring_gbps: 1e9}, send_recv: {alpha_us: 1e9, gbps: 1e9}}
+stage:\n  affine: {fixed_ms: 1, prefill_token_us: 0, decode_token_us: 0}
+cpu:\n  schedule: {ms: 0, per_sequence_ms: 0}\n  prepare: {ms: 0, per_sequence_ms: 0}
+  sampler: {ms: 0, per_sequence_ms: 0}\n  process: {ms: 0, per_sequence_ms: 0}\n  driver_round_trip_ms: 0\n";
+const MODEL: &str = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
+                     vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
+const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 2},
+    "workload": {"requests": 3, "arrivals": {"kind": "static", "qps": 1000}, "lengths": {"kind": "fixed", "prompt": 30, "output": 3}},
+    "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
+    "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
+
+struct Bench {
+    double: Double,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { double: Double::new(), folder: tempfile::tempdir().unwrap() };
+        for (name, text) in [("gpus.yaml", PLATFORM), ("small.yaml", MODEL), ("config.json", CONFIG)] {
+            bench.write(name, text);
+        }
+        bench
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs_err::write(self.path().join(name), text).unwrap();
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs_err::read(self.path().join(name)).unwrap()).unwrap()
+    }
+
+    fn run(&self, line: &str) -> (Option<i32>, String) {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let output = self.double.command(&arguments).current_dir(&self.folder).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    }
+
+    fn succeeds(&self, line: &str) -> String {
+        let (code, said) = self.run(line);
+        assert_eq!(code, Some(0), "{line}: {said}");
+        said
+    }
+
+    fn refuses(&self, line: &str, expected: &str) {
+        let (code, said) = self.run(line);
+        assert!(code == Some(2) && said.contains(expected), "{line}: expected `{expected}` in: {said}");
+    }
+}
+
+/// The groups of a fitted line's points, each once; every group has every size.
+fn groups(fitted: &Value) -> Vec<Value> {
+    let points = fitted["points"].as_array().unwrap();
+    let sizes: Vec<u64> = points.iter().map(|point| point["bytes"].as_u64().unwrap()).collect();
+    let expected: Vec<u64> = (18..=24).map(|power| 1 << power).collect();
+    assert!(sizes.chunks(expected.len()).all(|group| group == expected), "{sizes:?}");
+    for point in points {
+        assert!(point["us"].as_f64().unwrap() > 0.0 && point["repeats"].as_u64().unwrap() >= 12, "{point}");
+    }
+    points.iter().step_by(expected.len()).map(|point| point["ranks"].clone()).collect()
+}
+
+/// A line's coefficients are those of the class, and its errors those of its points by the cost model's formula.
+fn check_line(link: &Value, kind: &str, rate: &str, measured: &Value) {
+    let fitted = &measured[kind];
+    assert_eq!((&link[kind]["alpha_us"], &link[kind][rate]), (&fitted["alpha_us"], &fitted["gbps"]));
+    let number = |name: &str| fitted[name].as_f64().unwrap();
+    let mut worst = 0.0_f64;
+    for point in fitted["points"].as_array().unwrap() {
+        let ranks = point["ranks"].as_array().unwrap().len() as f64;
+        let factor = if kind == "all_reduce" { 2.0 * (ranks - 1.0) / ranks } else { 1.0 };
+        let bytes = point["bytes"].as_f64().unwrap();
+        let us = number("alpha_us") + factor * bytes / (number("gbps") * 1e9) * 1e6;
+        worst = worst.max((us / point["us"].as_f64().unwrap() - 1.0).abs());
+    }
+    assert!((worst - number("error_max")).abs() < 0.01 * (1.0 + worst), "{worst}: {fitted}");
+}
+
+#[test]
+fn a_cluster_writes_down_its_gpus_and_measures_every_class_of_links() {
+    let bench = Bench::new();
+    let told = bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
+    for line in ["near (measured): all-reduce", "far (measured): send/recv", "gpus (measured): 2 x 2"] {
+        assert!(told.contains(line), "expected `{line}` in: {told}");
+    }
+    let cluster = bench.json("cluster.json");
+    assert_eq!((&cluster["provenance"], &cluster["link_costs"]), (&json!("measured"), &json!("measured")));
+    assert_eq!(cluster["preset"]["runtime"]["backend"], "cuda");
+    let hardware = &cluster["hardware"];
+    let gpus = hardware["gpus"].as_array().unwrap();
+    assert_eq!(gpus.len(), 8, "the double has eight, of which the platform takes four");
+    assert!(gpus.iter().all(|gpu| gpu["memory_bytes"].as_u64().unwrap() > 0 && gpu["name"] != ""));
+    assert_ne!(gpus[0]["uuid"], gpus[1]["uuid"]);
+    assert_eq!(hardware["peers"].as_array().unwrap().len(), 28);
+    assert!(hardware["nccl"].is_string() && hardware["cuda"].is_string(), "{hardware}");
+    let [near, far] = [0, 1].map(|class| &cluster["measured_links"][class]);
+    assert_eq!(groups(&near["all_reduce"]), [json!([0, 1]), json!([2, 3])]);
+    assert_eq!(groups(&near["send_recv"]), [json!([0, 1]), json!([2, 3])]);
+    assert_eq!(groups(&far["all_reduce"]), [json!([0, 1, 2, 3])]);
+    assert_eq!(groups(&far["send_recv"]), [json!([0, 2])]);
+    for (class, measured) in [near, far].into_iter().enumerate() {
+        let link = &cluster["preset"]["links"][class];
+        check_line(link, "all_reduce", "ring_gbps", measured);
+        check_line(link, "send_recv", "gbps", measured);
+    }
+    // A trial on it, simulated: the links are this cluster's, the numbers are not called measured.
+    bench.succeeds(
+        "shard --cluster cluster.json --model small.yaml --tp 2 --pp 2 --in-memory --out weights.json",
+    );
+    bench.succeeds(
+        "simulate --cluster cluster.json --weights weights.json --config config.json --out simulated",
+    );
+    assert_eq!(bench.json("simulated/trial.json")["provenance"], "simulated");
+    // The preset's links alone would have taken a thousand seconds a message.
+    assert!(bench.json("simulated/trial.json")["end_ns"].as_u64().unwrap() < 60_000_000_000);
+    let told = bench
+        .succeeds("bench --cluster cluster.json --weights weights.json --config config.json --out measured");
+    assert!(told.contains("gpus (measured), tp2 x pp2: 3 of 3 requests completed"), "{told}");
+    assert_eq!(bench.json("measured/trial.json")["provenance"], "measured");
+    assert!(!bench.path().join("rank-000.safetensors").exists());
+}
+
+#[test]
+fn one_gpu_has_no_links_and_needs_no_nccl() {
+    let mut bench = Bench::new();
+    bench.double = Double::new().without("libnccl").with("CHARIOT_DOUBLE_MEMORY", "40000000");
+    let one = PLATFORM.replace("nodes: 2", "nodes: 1").replace("gpus_per_node: 2", "gpus_per_node: 1");
+    bench.write("gpus.yaml", &one);
+    bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
+    let cluster = bench.json("cluster.json");
+    assert_eq!((&cluster["link_costs"], &cluster["measured_links"]), (&Value::Null, &Value::Null));
+    assert_eq!(cluster["hardware"]["nccl"], Value::Null);
+    assert_eq!(cluster["preset"]["gpu_memory_gb"], 0.04, "no more than the GPU has");
+    let two = PLATFORM.replace("nodes: 2", "nodes: 1");
+    bench.write("gpus.yaml", &two);
+    bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", "--on cuda: no NCCL");
+}
+
+#[test]
+fn emulated_links_are_refused() {
+    let bench = Bench::new();
+    let emulate =
+        "runtime: {threads: 1, transport: shared_memory, emulate: {time_scale: 1, bytes_per_value: 2}}\n";
+    bench.write("gpus.yaml", &format!("{PLATFORM}{emulate}"));
+    let expected = "runtime.emulate: expected none with backend cuda";
+    bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", expected);
+}
