@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use camino::Utf8PathBuf;
 use chariot_engine::backend::cuda;
-use chariot_engine::selftest::stamps::{self, Stamp};
+use chariot_engine::selftest::stamps::{self, Stamps};
 use chariot_engine::selftest::{self, Check, DTYPES, Seat, Tested, name};
 use chariot_engine::shard::Dtype;
 use serde::Serialize;
@@ -98,8 +98,10 @@ struct Answer<'a> {
 
 /// What came of a test.
 struct Report {
-    /// GPUs and what each found, operations first.
+    /// GPUs and what each found.
     found: Vec<(usize, Tested)>,
+    /// How many of these are of GPUs alone; the others are of what they exchange.
+    alone: usize,
     gpus: usize,
     seconds: f64,
 }
@@ -117,17 +119,23 @@ impl Report {
         self.found.iter().all(|(_, tested)| tested.is_right())
     }
 
+    fn are_alone_right(&self) -> bool {
+        self.found[..self.alone].iter().all(|(_, tested)| tested.is_right())
+    }
+
     /// One sentence. What was wrong first is named: later operations may be wrong because of it.
     fn summary(&self) -> String {
         if let Some((gpu, check)) = self.checks().find(|(_, check)| !check.is_right()) {
             let Check { operation, shape, error, allowed, .. } = check;
             let dtype = name(check.dtype);
+            let what = if self.are_alone_right() { "gets wrong values" } else { "computes wrongly" };
             return format!(
-                "GPU {gpu} computes wrongly: {operation} of {shape} in {dtype} is off by {error:.2e}, expected at most {allowed:.2e}"
+                "GPU {gpu} {what}: {operation} of {shape} in {dtype} is off by {error:.2e}, expected at most {allowed:.2e}"
             );
         }
         if let Some((gpu, failure)) = self.failures().next() {
-            return format!("GPU {gpu} does not compute: {failure}");
+            let what = if self.are_alone_right() { "exchanges nothing" } else { "does not compute" };
+            return format!("GPU {gpu} {what}: {failure}");
         }
         let (count, gpus, seconds) = (self.checks().count(), self.gpus, self.seconds);
         let them = if gpus == 1 {
@@ -205,7 +213,7 @@ fn test(program: &Path, alone: &[usize], together: &[usize], dtypes: &[Dtype]) -
         found.extend(pair(together, selftest::between(program, together, dtypes)?));
     }
     let gpus = alone.len().max(together.len());
-    Ok(Report { found, gpus, seconds: began.elapsed().as_secs_f64() })
+    Ok(Report { found, alone: alone.len(), gpus, seconds: began.elapsed().as_secs_f64() })
 }
 
 /// A line an operation, and one at the end.
@@ -215,7 +223,7 @@ fn show(report: &Report) -> anyhow::Result<()> {
             let Check { operation, shape, dtype, error, allowed } = check;
             let verdict = if check.is_right() { "ok" } else { "WRONG" };
             say(format_args!(
-                "GPU {gpu}  {operation:<18}  {shape:<44}  {:<4}  error {error:8.1e}  allowed {allowed:8.1e}  {verdict}",
+                "GPU {gpu}  {operation:<18}  {shape:<51}  {:<4}  error {error:8.1e}  allowed {allowed:8.1e}  {verdict}",
                 name(*dtype)
             ))?;
         }
@@ -228,10 +236,10 @@ fn show(report: &Report) -> anyhow::Result<()> {
 
 /// Stamps of GPUs alone and together that were right.
 fn remember(program: &Path, alone: &[usize], together: &[usize]) -> anyhow::Result<()> {
-    let folder = stamps::folder();
+    let stamps = Stamps::of(program, &stamps::folder())?;
     let sets = alone.iter().map(std::slice::from_ref).chain((!together.is_empty()).then_some(together));
     for gpus in sets {
-        Stamp::of(&folder, program, gpus)?.put().context("remember that the GPUs compute rightly")?;
+        stamps.stamp(gpus)?.put().context("remember that the GPUs compute rightly")?;
     }
     Ok(())
 }
@@ -240,9 +248,10 @@ fn remember(program: &Path, alone: &[usize], together: &[usize]) -> anyhow::Resu
 /// executable, driver and libraries.
 pub(super) fn before_measuring(ranks: u32) -> anyhow::Result<()> {
     cuda::check(ranks).map_err(|missing| wrong(format_args!("the platform's backend is cuda: {missing}")))?;
-    let (program, folder) = (own_program()?, stamps::folder());
+    let program = own_program()?;
+    let stamps = Stamps::of(&program, &stamps::folder())?;
     let gpus: Vec<usize> = (0..ranks as usize).collect();
-    let is_known = |gpus: &[usize]| Ok::<_, std::io::Error>(Stamp::of(&folder, &program, gpus)?.is_there());
+    let is_known = |gpus: &[usize]| stamps.stamp(gpus).map(|stamp| stamp.is_there());
     let mut alone = Vec::new();
     for &gpu in &gpus {
         if !is_known(&[gpu])? {

@@ -12,7 +12,7 @@ const QUERY_SCALE: f32 = 2.0;
 /// Of rotary angles.
 const THETA: f64 = 1e4;
 
-/// Operations by name.
+/// Operations by name. The long context is enough for two blocks of threads to share it.
 pub(super) fn cases<B: Backend>() -> [(&'static str, Run<B>); 4] {
     [
         ("attend, a head a KV head", |bed| {

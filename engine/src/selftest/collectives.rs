@@ -5,9 +5,8 @@ use super::sample::{EPSILON, Sample, made_up, narrowing};
 use crate::backend::Backend;
 use crate::comm::Mesh;
 
-/// Rows and width of what each rank has.
-const ROWS: usize = 3;
-const WIDTH: usize = 331;
+/// Rows and width of what each rank has: few values, and as many as a step of hundreds of tokens, which NCCL moves another way.
+const SIZES: [[usize; 2]; 2] = [[3, 331], [64, 4096]];
 
 /// Where a rank stands: GPUs in order of ranks.
 pub(super) struct Place<'a> {
@@ -16,47 +15,62 @@ pub(super) struct Place<'a> {
     pub(super) gpus: &'a [usize],
 }
 
-/// What this rank found, with what it should have: every rank makes the same calls.
-pub(super) fn run<B: Backend>(
+/// What a rank should have got, and what it got.
+type Got = (Sample, Vec<f32>);
+
+/// What this rank got: every rank makes the same calls.
+pub(super) fn run<B: Backend>(bed: &mut Bed<'_, B>, place: &Place<'_>) -> Result<Vec<Got>, B::Error> {
+    let world: Vec<usize> = (0..place.gpus.len()).collect();
+    // Made first, for it is what tells the backend its type.
+    let mine = SIZES.map(|size| bed.upload(&values_of(place.rank, size), size[1]));
+    let mut group = bed.backend.group(place.mesh, &world)?;
+    let mut got = Vec::new();
+    for (size, mine) in SIZES.into_iter().zip(mine) {
+        let mine = mine?;
+        let [rows, width] = size;
+        let mut x = bed.upload(&values_of(place.rank, size), width)?;
+        bed.backend.all_reduce(&mut group, &mut x)?;
+        got.push((sum(bed, place, size), bed.download(&x, rows, width)?));
+        let mut all = bed.backend.tensor();
+        bed.backend.all_gather(&mut group, &mine, &mut all)?;
+        let values = world.iter().flat_map(|&rank| values_of(rank, size)).collect();
+        let all = bed.download(&all, world.len() * rows, width)?;
+        got.push((exact("all_gather", among(place, size), values), all));
+        got.extend(messages(bed, place, &mut group, &mine, size)?);
+    }
+    Ok(got)
+}
+
+/// One message from each rank to each other.
+fn messages<B: Backend>(
     bed: &mut Bed<'_, B>,
     place: &Place<'_>,
-) -> Result<Vec<(Sample, Vec<f32>)>, B::Error> {
-    // Only now does the backend know its type.
-    let mut x = bed.upload(&values_of(place.rank), WIDTH)?;
-    let mine = bed.upload(&values_of(place.rank), WIDTH)?;
-    let world: Vec<usize> = (0..place.gpus.len()).collect();
-    let mut group = bed.backend.group(place.mesh, &world)?;
-    bed.backend.all_reduce(&mut group, &mut x)?;
-    let mut results = vec![(sum(bed, place), bed.download(&x, ROWS, WIDTH)?)];
-    let mut all = bed.backend.tensor();
-    bed.backend.all_gather(&mut group, &mine, &mut all)?;
-    let gathered = bed.download(&all, world.len() * ROWS, WIDTH)?;
-    results.push((
-        exact("all_gather", among(place), world.iter().flat_map(|&rank| values_of(rank)).collect()),
-        gathered,
-    ));
-    for from in 0..world.len() {
-        for to in (0..world.len()).filter(|&to| to != from) {
-            if place.rank == from {
-                bed.backend.send(&mut group, to, &mine)?;
-                bed.backend.synchronize()?;
-            } else if place.rank == to {
-                let mut got = bed.backend.tensor();
-                bed.backend.recv(&mut group, from, ROWS, WIDTH, &mut got)?;
-                let link = format!("GPU {} to GPU {}", place.gpus[from], place.gpus[to]);
-                results.push((exact("send, recv", link, values_of(from)), bed.download(&got, ROWS, WIDTH)?));
-            }
+    group: &mut B::Group,
+    mine: &B::Tensor,
+    size: [usize; 2],
+) -> Result<Vec<Got>, B::Error> {
+    let ([rows, width], world) = (size, place.gpus.len());
+    let mut got = Vec::new();
+    for (from, to) in (0..world).flat_map(|from| (0..world).map(move |to| (from, to))) {
+        if from != to && place.rank == from {
+            bed.backend.send(group, to, mine)?;
+            bed.backend.synchronize()?;
+        } else if from != to && place.rank == to {
+            let mut x = bed.backend.tensor();
+            bed.backend.recv(group, from, rows, width, &mut x)?;
+            let link = format!("[{rows}, {width}], GPU {} to GPU {}", place.gpus[from], place.gpus[to]);
+            got.push((exact("send, recv", link, values_of(from, size)), bed.download(&x, rows, width)?));
         }
     }
-    Ok(results)
+    Ok(got)
 }
 
-fn values_of(rank: usize) -> Vec<f32> {
-    made_up(100 + rank as u64, ROWS * WIDTH, 1.0)
+fn values_of(rank: usize, [rows, width]: [usize; 2]) -> Vec<f32> {
+    made_up(100 + rank as u64, rows * width, 1.0)
 }
 
-fn among(place: &Place<'_>) -> String {
-    format!("{} GPUs, [{ROWS}, {WIDTH}]", place.gpus.len())
+fn among(place: &Place<'_>, [rows, width]: [usize; 2]) -> String {
+    format!("[{rows}, {width}], {} GPUs", place.gpus.len())
 }
 
 fn exact(operation: &'static str, shape: String, values: Vec<f32>) -> Sample {
@@ -64,10 +78,12 @@ fn exact(operation: &'static str, shape: String, values: Vec<f32>) -> Sample {
 }
 
 /// Every rank adds in the group's type, in an order that is NCCL's to choose: each of the sums on the way may be rounded.
-fn sum<B: Backend>(bed: &Bed<'_, B>, place: &Place<'_>) -> Sample {
-    let all: Vec<Vec<f32>> = (0..place.gpus.len()).map(values_of).collect();
-    let values = (0..ROWS * WIDTH).map(|index| all.iter().map(|values| values[index]).sum()).collect();
+fn sum<B: Backend>(bed: &Bed<'_, B>, place: &Place<'_>, size: [usize; 2]) -> Sample {
+    let mut values = vec![0.0; size[0] * size[1]];
+    for rank in 0..place.gpus.len() {
+        values.iter_mut().zip(values_of(rank, size)).for_each(|(sum, value)| *sum += value);
+    }
     let ranks = place.gpus.len() as f32;
     let allowed = ranks * ranks * (EPSILON + narrowing(bed.dtype));
-    Sample { operation: "all_reduce", shape: among(place), values, allowed }
+    Sample { operation: "all_reduce", shape: among(place, size), values, allowed }
 }

@@ -12,11 +12,11 @@ use super::{Check, Tested, attention, operations};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{Cuda, Options, kernel_folder};
-use crate::comm::Mesh;
+use crate::comm::{CommError, Mesh};
 use crate::shard::Dtype;
 
 /// How long a rank waits for the others to come: each compiles and opens its GPU first.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a process tests.
 #[derive(Debug)]
@@ -117,7 +117,16 @@ fn messages(seat: &Seat<'_>, meet: &Utf8Path, checks: &mut Vec<Check>) -> Result
             Cuda::open(seat.gpus[seat.rank], &kernel_folder(), PLAIN).map_err(|error| words(&error))?;
         let results = collectives::run(&mut Bed { backend: &mut cuda, dtype }, &place);
         let results = results.map_err(|error| format!("values between GPUs: {}", words(&error)))?;
+        // A group ends for all when one rank leaves it, whatever is still on its way.
+        everybody_is_here(&mesh, seat).map_err(|error| format!("wait for the other ranks: {error}"))?;
         checks.extend(results.iter().map(|(expected, found)| expected.check(found, dtype)));
     }
     Ok(())
+}
+
+/// Returns when all ranks have called it.
+fn everybody_is_here(mesh: &Mesh, seat: &Seat<'_>) -> Result<(), CommError> {
+    let ranks: Vec<usize> = (0..seat.gpus.len()).collect();
+    let mut all = vec![0.0; ranks.len()];
+    mesh.group(&ranks).all_gather(&[0.0], &mut all)
 }

@@ -90,9 +90,13 @@ fn norms<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::Error> {
     Ok(samples)
 }
 
+/// Rows, outputs and inputs: odd and even ones, few rows and many, a long sum for few outputs, and a matrix of several tiles.
+const PRODUCTS: [[usize; 3]; 7] =
+    [[1, 1, 1], [1, 9, 33], [3, 17, 64], [2, 24, 40], [5, 21, 1030], [1, 40, 4544], [65, 130, 512]];
+
 fn products<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::Error> {
     let mut samples = Vec::new();
-    for [m, n, k] in [[1, 1, 1], [1, 9, 33], [3, 17, 64], [2, 24, 40], [5, 21, 1030]] {
+    for [m, n, k] in PRODUCTS {
         let (x, w) = (made_up(7, m * k, 1.0), made_up(8, n * k, 0.125));
         let tensor = bed.upload(&x, k)?;
         // A weight is one matrix or several, one below the other.

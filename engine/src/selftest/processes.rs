@@ -19,17 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tests the operations of each of these GPUs, side by side. `program` is an executable with the `gpu-selftest-rank` command.
 pub fn each(program: &Path, gpus: &[usize], dtypes: &[Dtype]) -> io::Result<Vec<Tested>> {
-    run(program, gpus, dtypes, None)
+    run(program, gpus, dtypes, None, PATIENCE)
 }
 
 /// Tests what these GPUs send each other.
 pub fn between(program: &Path, gpus: &[usize], dtypes: &[Dtype]) -> io::Result<Vec<Tested>> {
     let memory = shm::create(gpus.len())?;
-    run(program, gpus, dtypes, Some(&memory.path()))
+    run(program, gpus, dtypes, Some(&memory.path()), PATIENCE)
 }
 
-fn run(program: &Path, gpus: &[usize], dtypes: &[Dtype], meet: Option<&Utf8Path>) -> io::Result<Vec<Tested>> {
-    let end_ns = monotonic_ns() + PATIENCE.as_nanos() as u64;
+fn run(
+    program: &Path,
+    gpus: &[usize],
+    dtypes: &[Dtype],
+    meet: Option<&Utf8Path>,
+    patience: Duration,
+) -> io::Result<Vec<Tested>> {
+    let end_ns = monotonic_ns() + patience.as_nanos() as u64;
     let mut waiting = Vec::new();
     for rank in 0..gpus.len() {
         // From this thread, with whose end its children end.
@@ -75,8 +81,7 @@ impl Waiting {
         let left = Duration::from_nanos(end_ns.saturating_sub(monotonic_ns()));
         let output = self.output.recv_timeout(left);
         self.ended = output.is_ok();
-        let output =
-            output.map_err(|_| format!("expected an end within {} s, still at work", PATIENCE.as_secs()))?;
+        let output = output.map_err(|_| "expected it done in time, found it still at work".to_owned())?;
         output.map_err(|error| format!("its process: {error}"))
     }
 }
@@ -106,4 +111,32 @@ fn tested(output: Result<Output, String>) -> Tested {
             .map_err(|_| format!("its process ended, {}: {}", output.status, last()))
     });
     said.unwrap_or_else(|failure| Tested { checks: Vec::new(), failure: Some(failure) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// What is said of a program that runs these lines of a shell, and how long it took.
+    fn failure(lines: &str) -> (String, Duration) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs_err::write(&program, format!("#!/bin/sh\n{lines}\n")).unwrap();
+        fs_err::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let began_ns = monotonic_ns();
+        let found = run(&program, &[3], &[Dtype::Float32], None, Duration::from_millis(200)).unwrap();
+        assert!(!found[0].is_right() && found[0].checks.is_empty(), "{found:?}");
+        (found[0].failure.clone().unwrap(), Duration::from_nanos(monotonic_ns() - began_ns))
+    }
+
+    #[test]
+    fn a_process_that_dies_or_hangs_is_a_failure_in_words() {
+        assert_eq!(failure("echo one >&2; echo two >&2; exit 3").0, "its process ended, exit status: 3: two");
+        assert_eq!(failure("kill -9 $$").0, "its process ended, signal: 9 (SIGKILL): without a word");
+        let (said, took) = failure("exec sleep 100");
+        assert_eq!(said, "expected it done in time, found it still at work");
+        assert!(took < Duration::from_secs(50), "it was killed, after {took:?}");
+    }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::backend::cuda::{kernel_folder, library};
+use crate::backend::cuda::kernel_folder;
+use crate::backend::cuda::library::{Missing, identity};
 
 /// Changes when the test does, beside the executable.
 const FORMAT: &str = "chariot self-test 1";
@@ -13,6 +14,34 @@ const FORMAT: &str = "chariot self-test 1";
 /// Where stamps are: beside the compiled kernels.
 pub fn folder() -> Utf8PathBuf {
     kernel_folder().with_file_name("selftest")
+}
+
+/// The stamps of one executable.
+#[derive(Debug)]
+pub struct Stamps {
+    folder: Utf8PathBuf,
+    program: String,
+}
+
+impl Stamps {
+    /// Of the executable at `program`, in `folder`.
+    pub fn of(program: &Path, folder: &Utf8Path) -> io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs_err::File::open(program)?)?;
+        Ok(Self { folder: folder.to_owned(), program: hasher.finalize().to_hex().to_string() })
+    }
+
+    /// Of these GPUs, in this order: of one for what it computes, of several for what they exchange.
+    pub fn stamp(&self, gpus: &[usize]) -> Result<Stamp, Missing> {
+        let identities: Result<Vec<String>, Missing> = gpus.iter().map(|&gpu| identity(gpu)).collect();
+        Ok(self.named(&identities?))
+    }
+
+    fn named(&self, identities: &[String]) -> Stamp {
+        let text = format!("{FORMAT}\nexecutable {}\n{}\n", self.program, identities.join("\n"));
+        let key = blake3::hash(text.as_bytes()).to_hex();
+        Stamp { path: self.folder.join(key.as_str()), text }
+    }
 }
 
 /// The stamp of a GPU, or of several that exchange values.
@@ -24,20 +53,6 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of these GPUs, in this order: one is for what it computes, several for what they exchange. `program` is the executable.
-    pub fn of(folder: &Utf8Path, program: &Path, gpus: &[usize]) -> io::Result<Self> {
-        let identities: Result<Vec<String>, _> = gpus.iter().map(|&gpu| library::identity(gpu)).collect();
-        let identities = identities.map_err(io::Error::other)?;
-        let program = blake3::hash(&fs_err::read(program)?);
-        Ok(Self::new(folder, &program.to_hex(), &identities))
-    }
-
-    fn new(folder: &Utf8Path, program: &str, identities: &[String]) -> Self {
-        let text = format!("{FORMAT}\nexecutable {program}\n{}\n", identities.join("\n"));
-        let key = blake3::hash(text.as_bytes()).to_hex();
-        Self { path: folder.join(key.as_str()), text }
-    }
-
     /// Whether the test was passed. A file with other contents is none.
     pub fn is_there(&self) -> bool {
         fs_err::read_to_string(&self.path).is_ok_and(|text| text == self.text)
@@ -63,7 +78,7 @@ mod tests {
         let folder = Utf8Path::from_path(directory.path()).unwrap().join("selftest");
         let stamp = |program: &str, gpus: &[&str]| {
             let gpus: Vec<String> = gpus.iter().map(|gpu| (*gpu).to_owned()).collect();
-            Stamp::new(&folder, program, &gpus)
+            Stamps { folder: folder.clone(), program: program.to_owned() }.named(&gpus)
         };
         let one = stamp("a", &["x, driver 1"]);
         assert!(!one.is_there());
@@ -74,6 +89,12 @@ mod tests {
         {
             assert!(!other.is_there(), "{other:?}");
         }
+        let of = |bytes: &str| {
+            let path = directory.path().join("program");
+            fs_err::write(&path, bytes).unwrap();
+            Stamps::of(&path, &folder).unwrap().named(&[])
+        };
+        assert!(of("one") == of("one") && of("one") != of("two"), "the executable's bytes are in the key");
         fs_err::write(&one.path, "something else").unwrap();
         assert!(!one.is_there());
     }

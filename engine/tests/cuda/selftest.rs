@@ -52,7 +52,6 @@ fn spoilt(what: &str, more: &[&str]) -> String {
 fn two_gpus_pass_in_all_types_with_a_line_an_operation() {
     let (code, out, err) = said(&Double::new().run(&["gpu-selftest", "--devices", "0,1"]));
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
-    println!("{out}");
     let last = out.lines().last().unwrap();
     assert!(last.starts_with("2 GPUs compute and exchange values rightly: "), "{last}");
     let operations: BTreeSet<&str> =
@@ -99,9 +98,14 @@ fn every_kernel_that_computes_wrongly_is_found_and_named() {
 }
 
 fn check_found(kernel: &str, operation: &str) {
-    // Only bf16 is widened.
-    let last = spoilt(kernel, &["--devices", "0", "--dtype", "bf16"]);
-    assert!(last.starts_with(&format!("GPU 0 computes wrongly: {operation} of ")), "{kernel}: {last}");
+    for dtype in ["f32", "bf16"] {
+        if (kernel, dtype) == ("to_f32", "f32") {
+            continue; // Nothing is widened.
+        }
+        let last = spoilt(kernel, &["--devices", "0", "--dtype", dtype]);
+        let expected = format!("GPU 0 computes wrongly: {operation} of ");
+        assert!(last.starts_with(&expected) && last.contains(dtype), "{kernel} in {dtype}: {last}");
+    }
 }
 
 /// Kernels of a source.
@@ -119,7 +123,17 @@ fn products_and_messages_that_are_wrong_are_found_and_named() {
     let last = spoilt("gemm", &["--devices", "0", "--dtype", "f32"]);
     assert!(last.starts_with("GPU 0 computes wrongly: product of "), "{last}");
     let last = spoilt("nccl", &["--devices", "0,1", "--dtype", "f32"]);
-    assert!(last.starts_with("GPU 0 computes wrongly: all_reduce of 2 GPUs"), "{last}");
+    assert!(last.starts_with("GPU 0 gets wrong values: all_reduce of [3, 331], 2 GPUs in f32 "), "{last}");
+}
+
+#[test]
+fn a_gpu_without_memory_is_a_failure_of_an_operation() {
+    let double = Double::new().with("CHARIOT_DOUBLE_MEMORY", "1000");
+    let (code, out, err) = said(&double.run(&["gpu-selftest", "--devices", "0"]));
+    assert_eq!((code, err.as_str()), (Some(1), ""), "{out}");
+    let last = out.lines().last().unwrap();
+    assert!(last.starts_with("GPU 0 does not compute: "), "{last}");
+    assert!(last.contains("of device memory for"), "{last}");
 }
 
 #[test]
