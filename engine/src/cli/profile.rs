@@ -8,12 +8,13 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
+use chariot_engine::backend::cuda;
 use chariot_engine::model::{KvSpec, ModelConfig};
 use chariot_engine::profile::{self, Target};
 use chariot_engine::runtime::{self, Weights};
-use chariot_engine::shard::{Division, Parallel};
+use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
-use chariot_engine::sim::platform::{Platform, Runtime, StageCosts, Transport};
+use chariot_engine::sim::platform::{Backend, Platform, Runtime, StageCosts, Transport};
 
 use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links, places_of};
 use super::choice::of_platform;
@@ -89,7 +90,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut layouts = Vec::new();
     for (config, parallel) in targets {
         let layout = measure(args, &platform, &runtime, &config, parallel, seconds)?;
-        say(format_args!("{}", Shown(&layout)))?;
+        // The CPU computes in f32 whatever its weights are.
+        let value_bytes = match runtime.backend {
+            Backend::Cpu => Dtype::Float32.bytes(),
+            Backend::Cuda => Dtype::from(args.dtype).bytes(),
+        };
+        say(format_args!("{}", Shown { layout: &layout, value_bytes }))?;
         if layout.fit.disturbed > DISTURBED_MAX {
             let share = layout.fit.disturbed * 100.0;
             // Nobody is left to tell if stderr is closed.
@@ -104,7 +110,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     platform.cpu = None;
     platform.validate().context("a measured platform is valid")?;
     let mut output = Output::create(&args.out)?;
-    output.write_all(header(args).as_bytes())?;
+    output.write_all(header(args, runtime.backend).as_bytes())?;
     output.write_all(yaml::platform(&platform)?.as_bytes())?;
     output.publish()
 }
@@ -117,6 +123,10 @@ fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
     let runtime =
         runtime.ok_or_else(|| blame(&"runtime: expected how ranks run on this machine, found none"))?;
     check_cores(&args.platform, "", &runtime)?;
+    if runtime.backend == Backend::Cuda && runtime.places.is_empty() {
+        let ranks = args.parallel.iter().map(|Split(parallel)| parallel.ranks()).max().unwrap_or(1);
+        cuda::check(ranks).map_err(|missing| blame(&format_args!("runtime.backend: {missing}")))?;
+    }
     Ok((platform, runtime))
 }
 
@@ -188,20 +198,34 @@ fn measure(
 }
 
 /// Where these costs come from.
-fn header(args: &Args) -> String {
-    let cpuinfo = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    let name = name.and_then(|line| line.split_once(": ")).map_or("an unknown processor", |(_, name)| name);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+fn header(args: &Args, backend: Backend) -> String {
     let models: Vec<String> = args.model.iter().map(|model| format!("--model {model}")).collect();
     let splits: Vec<String> =
         args.parallel.iter().map(|Split(parallel)| format!("{}x{}", parallel.tp, parallel.pp)).collect();
     let Args { platform, dtype, max_tokens, seconds, .. } = args;
     let dtype = format!("{dtype:?}").to_lowercase();
     format!(
-        "# Costs measured on {cores} cores of {name}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --max-tokens {max_tokens} \
+        "# Costs measured on {}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --max-tokens {max_tokens} \
          --seconds {seconds}\n# What is simulated with them is simulated. Tables: docs/calibration.md.\n",
+        machine(backend),
         models.join(" "),
         splits.join(",")
     )
+}
+
+/// What computed, in words.
+fn machine(backend: Backend) -> String {
+    let cpuinfo = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let name = name.and_then(|line| line.split_once(": ")).map_or("an unknown processor", |(_, name)| name);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let host = format!("{cores} cores of {name}");
+    match backend {
+        Backend::Cpu => host,
+        Backend::Cuda => {
+            let names = cuda::hardware().map(|found| found.gpus.into_iter().map(|gpu| gpu.name).collect());
+            let names: Vec<String> = names.unwrap_or_default();
+            format!("{} GPUs ({}) beside {host}", names.len(), names.join(", "))
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::ProfileError;
 use super::fit::digits;
 use super::median::median;
+use crate::backend::BackendName;
 use crate::backend::cpu::{Cpu, Linear};
 use crate::clock::monotonic_ns;
 use crate::runtime::{Loss, Plan, RuntimeExecutor};
@@ -22,13 +23,16 @@ const REPEATS_MIN: usize = 3;
 /// All-reduces of one size.
 const ALL_REDUCES: u32 = 30;
 
-/// Every product of a layer, and that of the head.
+/// Every product of a layer, and that of the head; none on GPUs, whose products are not the driver's to run.
 pub(super) fn products(
     plan: &Plan,
     shape: &ModelShape,
     dtype: Dtype,
     tokens_max: u32,
 ) -> Result<Vec<Product>, ProfileError> {
+    if plan.backend != BackendName::Cpu {
+        return Ok(Vec::new());
+    }
     let rank = Division::new(shape, plan.parallel)?.rank;
     let cpu = Cpu::new(plan.threads, None)?;
     let (hidden, heads) = (shape.hidden_size, rank.query_heads * shape.head_dim);

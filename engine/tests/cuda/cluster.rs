@@ -162,3 +162,30 @@ fn emulated_links_are_refused() {
     let expected = "runtime.emulate: expected none with backend cuda";
     bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", expected);
 }
+
+#[test]
+fn a_profile_on_gpus_is_one_that_the_simulator_reads() {
+    let mut bench = Bench::new();
+    let runtime = "runtime: {backend: cuda, threads: 1, transport: shared_memory}\n";
+    let own = PLATFORM.split_once("stage:").unwrap().0;
+    bench.write("gpus.yaml", &format!("{own}{runtime}"));
+    let told = bench.succeeds(
+        "profile --platform gpus.yaml --model small.yaml --parallel 2x1 --seconds 1 --max-tokens 8 --out here.yaml",
+    );
+    assert!(told.contains("small at tp2 x pp1 (measured)") && told.contains("all-reduce"), "{told}");
+    assert!(!told.contains("GFLOP/s"), "the processor's products are not a GPU's: {told}");
+    let text = fs_err::read_to_string(bench.path().join("here.yaml")).unwrap();
+    assert!(text.starts_with("# Costs measured on 8 GPUs (") && text.contains("backend: cuda"), "{text}");
+    bench.succeeds("cluster --platform here.yaml --out simulated.json");
+    bench.succeeds(
+        "shard --cluster simulated.json --model small.yaml --tp 2 --pp 1 --in-memory --out weights.json",
+    );
+    let told = bench
+        .succeeds("simulate --cluster simulated.json --weights weights.json --config config.json --out out");
+    assert!(told.contains("(simulated, central band), tp2 x pp1: 3 of 3 requests completed"), "{told}");
+    bench.double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "1");
+    bench.refuses(
+        "profile --platform gpus.yaml --model small.yaml --parallel 2x1 --out no.yaml",
+        "runtime.backend: expected a GPU for each of 2 ranks, found 1",
+    );
+}

@@ -9,11 +9,15 @@ use chariot_engine::sim::measured::{Layout, Operations, StageTable};
 const ROWS: [u32; 4] = [1, 8, 64, 512];
 
 /// What was measured, in several lines without the last line's end.
-pub(super) struct Shown<'a>(pub(super) &'a Layout);
+pub(super) struct Shown<'a> {
+    pub(super) layout: &'a Layout,
+    /// Of a value that ranks exchange.
+    pub(super) value_bytes: u64,
+}
 
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Layout { model, parallel, cpu, stages, fit, operations, .. } = self.0;
+        let Layout { model, parallel, cpu, stages, fit, operations, .. } = self.layout;
         let (tp, pp) = (parallel.tp, parallel.pp);
         writeln!(f, "{} at tp{tp} x pp{pp} (measured)", model.name)?;
         writeln!(f, "  {:<28}{:>11}{:>11}{:>11}{:>11}", "tokens", ROWS[0], ROWS[1], ROWS[2], ROWS[3])?;
@@ -21,7 +25,7 @@ impl Display for Shown<'_> {
             stage_rows(f, number, stage)?;
         }
         if let Some(operations) = operations {
-            operation_rows(f, operations)?;
+            operation_rows(f, operations, self.value_bytes as f64)?;
         }
         let (trip, fixed, each) = (cpu.driver_round_trip_ms, cpu.schedule.ms, cpu.schedule.per_sequence_ms);
         writeln!(f, "  each batch: messages {trip} ms, driver {fixed} ms and {each} ms a sequence")?;
@@ -54,7 +58,7 @@ fn stage_rows(f: &mut Formatter<'_>, number: usize, stage: &StageTable) -> Resul
     Ok(())
 }
 
-fn operation_rows(f: &mut Formatter<'_>, operations: &Operations) -> Result {
+fn operation_rows(f: &mut Formatter<'_>, operations: &Operations, value_bytes: f64) -> Result {
     for product in &operations.products {
         let (k, n) = (f64::from(product.k), f64::from(product.n));
         row(f, &format!("{k} x {n}, GFLOP/s"), |rows| {
@@ -65,9 +69,10 @@ fn operation_rows(f: &mut Formatter<'_>, operations: &Operations) -> Result {
         let ([Some(first), Some(last)], true) = ([curve.0.first(), curve.0.last()], curve.0.len() > 1) else {
             continue;
         };
-        // Microseconds a value of four bytes.
+        // Microseconds a value.
         let slope = (last[1] - first[1]) / (last[0] - first[0]);
-        let rate = if slope > 0.0 { format!("{:.2} GB/s", 4.0 / slope / 1e3) } else { "no rate".to_owned() };
+        let rate =
+            if slope > 0.0 { format!("{:.2} GB/s", value_bytes / slope / 1e3) } else { "no rate".to_owned() };
         writeln!(f, "  stage {stage}, all-reduce: {} us for {} values, {rate}", first[1], first[0])?;
     }
     Ok(())
