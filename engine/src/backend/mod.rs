@@ -216,11 +216,6 @@ pub trait Backend {
         tokens: &mut Vec<u32>,
     ) -> Result<(), Self::Error>;
 
-    /// Returns when all ranks of a group are through with it, where one that goes before would disturb the others.
-    fn leave(&self, _group: &mut Self::Group) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
     /// Waits until all that was asked for is done.
     fn synchronize(&self) -> Result<(), Self::Error>;
 

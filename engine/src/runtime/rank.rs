@@ -26,6 +26,8 @@ pub(super) struct Rank<B: Backend> {
     /// All connections; the groups are made of them.
     mesh: Mesh,
     hidden_size: usize,
+    /// Ranks of the run.
+    world: usize,
     /// Block tables of running sequences, by slot.
     tables: Vec<Vec<u32>>,
     /// Hidden states `[tokens, hidden_size]` of the step under way.
@@ -76,6 +78,7 @@ impl<B: Backend> Rank<B> {
             others: Exchanges::new(seat.rank),
             mesh,
             hidden_size: hidden_size as usize,
+            world: parallel.ranks() as usize,
             tables: Vec::new(),
             hidden: backend.tensor(),
             logits: Vec::new(),
@@ -93,17 +96,18 @@ impl<B: Backend> Rank<B> {
         self.stage.kv_bytes()
     }
 
-    /// Waits for the other ranks, where the backend must.
-    pub(super) fn leave(&mut self) -> Result<(), B::Error> {
-        let Self { backend, groups, .. } = self;
-        let all = [Some(&mut groups.stage), groups.previous.as_mut(), groups.next.as_mut()];
-        all.into_iter().flatten().try_for_each(|group| backend.leave(group))
-    }
-
     /// What there is to tell at the end.
     pub(super) fn farewell(&self) -> Farewell {
         let Lateness { messages, planned_ns, late_ns, worst_ns } = self.mesh.lateness();
         Farewell { messages, planned_ns, late_ns, worst_ns, replays: self.backend.replays() }
+    }
+
+    /// Waits until every rank is done with what it was told to do.
+    pub(super) fn part(&mut self) -> anyhow::Result<()> {
+        self.backend.synchronize()?;
+        let ranks: Vec<usize> = (0..self.world).collect();
+        self.mesh.group(&ranks).all_gather(&[0.0], &mut vec![0.0; self.world])?;
+        Ok(())
     }
 
     /// Runs one batch through this rank's layers and tells the driver what it is to know.

@@ -80,21 +80,23 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
     match setup.backend {
         BackendName::Cpu => {
             let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref());
-            let rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
-            work(rank, driver, &mut reader, &mut buffer)
+            let mut rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
+            work(&mut rank, driver, &mut reader, &mut buffer)
         }
         BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
             let options = cuda::Options { graphs, flash, timed: setup.operations };
-            let rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
-            work(rank, driver, &mut reader, &mut buffer)
+            let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
+            work(&mut rank, driver, &mut reader, &mut buffer)?;
+            // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
+            rank.part()
         }
     }
 }
 
 /// Carries out the driver's orders, until there are no more.
 fn work<B: Backend>(
-    mut rank: Rank<B>,
+    rank: &mut Rank<B>,
     driver: &Driver,
     reader: &mut BufReader<TcpStream>,
     buffer: &mut Vec<u8>,
@@ -115,10 +117,7 @@ fn work<B: Backend>(
                 }
             }
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
-            Order::Stop => {
-                rank.leave()?;
-                return Ok(say(driver, &Report::Bye(rank.farewell()))?);
-            }
+            Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }
     }
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod devices;
 mod double;
 mod ends;
+mod machine;
 mod parity;
 mod registers;
 mod selftest;

@@ -496,11 +496,6 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn leave(&self, group: &mut Group) -> Result<(), CudaError> {
-        self.card.wait("the last step")?;
-        group.leave()
-    }
-
     fn synchronize(&self) -> Result<(), CudaError> {
         self.card.wait("a step")
     }

@@ -7,24 +7,19 @@ use super::compile::Element;
 use super::error::CudaError;
 use super::nccl::{Comm, ID_BYTES, Values, unique_id};
 use super::tensor::Tensor;
-use crate::comm::{Communicator, Mesh};
+use crate::comm::Mesh;
 
 /// Some ranks of a run; one alone has nobody to talk to.
+#[derive(Debug)]
 pub struct Group {
-    ends: Option<Ends>,
-}
-
-/// Of one rank: its GPU's, and the host's.
-struct Ends {
-    comm: Rc<Comm>,
-    host: Box<dyn Communicator>,
+    comm: Option<Rc<Comm>>,
 }
 
 impl Group {
     /// Joins the others by a name that the first one makes up, and tells over the host's connections.
     pub(super) fn join(card: &Card, mesh: &Mesh, ranks: &[usize]) -> Result<Self, CudaError> {
         if ranks.len() == 1 {
-            return Ok(Self { ends: None });
+            return Ok(Self { comm: None });
         }
         let mut host = mesh.group(ranks);
         let mut id = [0; ID_BYTES];
@@ -37,29 +32,17 @@ impl Group {
         let id = std::array::from_fn(|index| all[index] as u8);
         let comm = Rc::new(Comm::join(id, ranks.len(), host.rank())?);
         card.watch(&comm);
-        Ok(Self { ends: Some(Ends { comm, host }) })
+        Ok(Self { comm: Some(comm) })
     }
 
     /// Ranks.
     pub(super) fn size(&self) -> usize {
-        self.comm().map_or(1, |comm| comm.size)
-    }
-
-    fn comm(&self) -> Option<&Comm> {
-        self.ends.as_ref().map(|ends| &*ends.comm)
-    }
-
-    /// Returns when all ranks of the group have called it: one that ends before looks to the others as if it had failed.
-    pub(super) fn leave(&mut self) -> Result<(), CudaError> {
-        match &mut self.ends {
-            Some(ends) => Ok(ends.host.all_reduce(&mut [0.0])?),
-            None => Ok(()),
-        }
+        self.comm.as_ref().map_or(1, |comm| comm.size)
     }
 
     /// `x` becomes the sum over all ranks.
     pub(super) fn all_reduce(&self, card: &Card, x: &Tensor) -> Result<(), CudaError> {
-        match self.comm() {
+        match &self.comm {
             Some(comm) if x.values() > 0 => {
                 comm.all_reduce(x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
                 card.mark("all-reduce")
@@ -70,7 +53,7 @@ impl Group {
 
     /// `all` becomes every rank's `mine`; both have their shapes.
     pub(super) fn all_gather(&self, card: &Card, mine: &Tensor, all: &Tensor) -> Result<(), CudaError> {
-        match self.comm() {
+        match &self.comm {
             Some(comm) if mine.values() > 0 => {
                 let stream = card.stream.cu_stream().cast();
                 comm.all_gather(mine.pointer(), all.pointer(), mine.values(), values(card), stream)?;
@@ -82,12 +65,12 @@ impl Group {
     }
 
     pub(super) fn send(&self, card: &Card, to: usize, x: &Tensor) -> Result<(), CudaError> {
-        let comm = self.comm().expect("nobody sends to itself");
+        let comm = self.comm.as_ref().expect("nobody sends to itself");
         comm.send(to, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())
     }
 
     pub(super) fn recv(&self, card: &Card, from: usize, x: &Tensor) -> Result<(), CudaError> {
-        let comm = self.comm().expect("nobody receives from itself");
+        let comm = self.comm.as_ref().expect("nobody receives from itself");
         comm.recv(from, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())
     }
 }
