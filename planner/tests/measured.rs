@@ -152,3 +152,28 @@ fn what_cannot_run_says_so() {
     let (code, said) = say(&["run", "tiny", "--on", "gpu"]);
     assert!(code == Some(2) && said.contains("simulator, cpu"), "{said}");
 }
+
+#[test]
+fn an_action_with_the_fact_gpu_sees_what_chooses_among_gpus() {
+    let project = Project::new();
+    let command = |facts: &str| {
+        format!("{{recipe: command, argv: [sh, -c, env > seen], outputs: [seen], facts: [{facts}]}}")
+    };
+    let pipeline = format!("chariot: 1\ntargets:\n  gpu: {}\n  cpu: {}\n", command("gpu"), command("cpu"));
+    fs_err::write(project.dir.path().join("pipelines/seen.yaml"), pipeline).unwrap();
+    let run = |devices: &str| {
+        let variables = [("CUDA_VISIBLE_DEVICES", devices), ("LD_LIBRARY_PATH", "/nowhere"), ("OTHER", "1")];
+        let output = project.command(&["run", "seen"]).envs(variables).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), project.out())
+    };
+    let (_, files) = run("1");
+    let seen = |target: &str| String::from_utf8_lossy(&files[&format!("seen/{target}/seen")]).into_owned();
+    let gpu = seen("gpu");
+    assert!(gpu.contains("CUDA_VISIBLE_DEVICES=1\n") && gpu.contains("LD_LIBRARY_PATH=/nowhere\n"), "{gpu}");
+    assert!(!gpu.contains("OTHER"), "{gpu}");
+    assert!(!seen("cpu").contains("CUDA_VISIBLE_DEVICES"), "{}", seen("cpu"));
+    // Which GPUs there are is part of the key.
+    assert!(run("1").0.contains("nothing to do"));
+    assert!(run("0").0.contains("1 actions run, 1 up to date"), "{}", run("0").0);
+}
