@@ -7,7 +7,13 @@ use crate::double::Double;
 /// Standard output's lines, with `folder` searched first for libraries.
 fn devices(folder: &str) -> Vec<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
-    let output = command.arg("devices").env("LD_LIBRARY_PATH", folder).output().unwrap();
+    let output = command
+        .arg("devices")
+        .env("LD_LIBRARY_PATH", folder)
+        .env_remove("VIRTUAL_ENV")
+        .env_remove("CONDA_PREFIX")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -33,6 +39,17 @@ fn a_library_that_is_there_is_named_with_its_version() {
     let Some(folder) = crate::nvrtc_folder() else { return };
     let lines = devices(&folder);
     assert!(lines.contains(&"NVRTC 12.9".to_owned()), "{lines:#?}");
+}
+
+#[test]
+fn the_wheels_of_an_active_environment_are_found() {
+    let Some(folder) = crate::nvrtc_folder() else { return };
+    let environment = folder.split("/lib/python3").next().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
+    let output =
+        command.arg("devices").env("LD_LIBRARY_PATH", "").env("VIRTUAL_ENV", environment).output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(lines.contains("NVRTC 12.9\n"), "{lines}");
 }
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden/falcon-new");

@@ -4,6 +4,8 @@
 use camino::Utf8Path;
 use cudarc::{cublas, cublaslt, driver, nvrtc};
 
+use super::wheels;
+
 /// A library that the backend calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {
@@ -44,6 +46,17 @@ impl Library {
         }
     }
 
+    /// The Python wheel that has it, and its files, those first that others need. The driver comes with none.
+    fn wheel(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Driver => ("driver", &[]),
+            Self::Nvrtc => ("cuda_nvrtc", &["libnvrtc-builtins.so", "libnvrtc.so"]),
+            Self::Cublas => ("cublas", &["libcublasLt.so", "libcublas.so"]),
+            Self::CublasLt => ("cublas", &["libcublasLt.so"]),
+            Self::Nccl => ("nccl", &["libnccl.so"]),
+        }
+    }
+
     /// It is there, but too old to have an entry point.
     pub(super) fn without(self, entry: &str) -> Missing {
         Missing(format!("{self:?} is too old: it has no {entry}; install a newer one"))
@@ -73,6 +86,14 @@ impl Library {
 
 /// The library, or the sentence that says what is missing.
 pub fn require(library: Library) -> Result<(), Missing> {
+    if library.is_present() {
+        return Ok(());
+    }
+    let (wheel, names) = library.wheel();
+    for file in wheels::files(wheel, names) {
+        // Whatever keeps it from being loaded, it is missing.
+        let _ = load(&file);
+    }
     match library.is_present() {
         true => Ok(()),
         false => Err(Missing(library.absence().to_owned())),

@@ -22,6 +22,7 @@ mod nccl;
 mod scratch;
 mod tensor;
 mod timer;
+mod wheels;
 
 pub use backend::{Cuda, Options};
 pub use compile::kernel_folder;

@@ -15,7 +15,7 @@ use cudarc::nccl::sys::{
 };
 
 use super::error::{CudaError, nccl};
-use super::library::{Library, Missing, open_nccl};
+use super::library::{Library, Missing, open_nccl, require};
 use crate::clock::monotonic_ns;
 
 /// How long a rank waits for the others of its group, or for the GPU, before it gives up.
@@ -64,6 +64,7 @@ struct Api {
 
 impl Api {
     fn load() -> Result<Self, Missing> {
+        require(Library::Nccl)?;
         let library = open_nccl()?;
         /// # Safety
         /// `F` is the type of the entry point `name`.
