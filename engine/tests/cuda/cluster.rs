@@ -133,7 +133,6 @@ fn a_cluster_writes_down_its_gpus_and_measures_every_class_of_links() {
     let told = bench
         .succeeds("bench --cluster cluster.json --weights weights.json --config config.json --out measured");
     assert!(told.contains("gpus (measured), tp2 x pp2: 3 of 3 requests completed"), "{told}");
-    assert!(!told.contains("is gone"), "no rank goes before all are done: {told}");
     assert_eq!(bench.json("measured/trial.json")["provenance"], "measured");
     assert!(!bench.path().join("rank-000.safetensors").exists());
 }
@@ -174,7 +173,6 @@ fn a_profile_on_gpus_is_one_that_the_simulator_reads() {
         "profile --platform gpus.yaml --model small.yaml --parallel 2x1 --seconds 1 --max-tokens 8 --out here.yaml",
     );
     assert!(told.contains("small at tp2 x pp1 (measured)") && told.contains("all-reduce"), "{told}");
-    assert!(!told.contains("is gone"), "no rank goes before all are done: {told}");
     assert!(!told.contains("GFLOP/s"), "the processor's products are not a GPU's: {told}");
     let text = fs_err::read_to_string(bench.path().join("here.yaml")).unwrap();
     assert!(text.starts_with("# Costs measured on 8 GPUs (") && text.contains("backend: cuda"), "{text}");
