@@ -133,7 +133,7 @@ fn sigterm_lets_running_requests_end_and_takes_no_new_ones() {
 
 #[test]
 fn what_outlasts_the_grace_is_cut_off() {
-    let server = server(&["--grace", "0"]);
+    let server = server(&["--grace", "0", "--backend", "cpu"]);
     let workers = server.workers();
     let stream = server.stream(&long());
     let whole = server.connect("POST", "/v1/completions", long().to_string().as_bytes());
