@@ -117,16 +117,16 @@ impl Attention<'_> {
     }
 
     /// How many blocks share a sequence: enough to fill the card twice, if the keys suffice.
-    fn splits(&self, run: &Decodes) -> Result<usize, CudaError> {
+    fn splits(&self, run: &Decodes) -> usize {
         let tiles = self.shape.kv_heads * self.group().div_ceil(HEADS) * run.count;
-        let wanted = (2 * self.card.multiprocessors()?).div_ceil(tiles);
-        Ok(wanted.min(run.keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX))
+        let wanted = (2 * self.card.multiprocessors).div_ceil(tiles);
+        wanted.min(run.keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX)
     }
 
     fn decode(&self, run: &Decodes, room: &mut Room) -> Result<(), CudaError> {
         let AttentionShape { query_heads, kv_heads, head_dim, scale } = *self.shape;
         let (card, batch, bytes) = (self.card, self.batch, self.card.value_bytes());
-        let splits = self.splits(run)?;
+        let splits = self.splits(run);
         let parts = splits * DECODE_WARPS;
         let partial = room.parts.room(card, 4 * run.count * query_heads * parts * (head_dim + 2))?;
         let queries = self.qkv.pointer() + (run.row * self.width() * bytes) as u64;

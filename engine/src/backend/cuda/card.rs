@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT;
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, CudaStream};
 
@@ -37,6 +38,7 @@ struct Typed {
 pub(super) struct Card {
     context: Arc<CudaContext>,
     pub(super) stream: Arc<CudaStream>,
+    pub(super) multiprocessors: usize,
     /// Where compiled kernels are kept.
     folder: Utf8PathBuf,
     typed: OnceCell<Typed>,
@@ -63,9 +65,11 @@ impl Card {
         let context = CudaContext::new(ordinal).map_err(driver("open the GPU"))?;
         super::memory::without_event_tracking(&context);
         let stream = context.new_stream().map_err(driver("open a stream"))?;
+        let multiprocessors = context.attribute(COUNT).map_err(driver("ask the GPU what it has"))?;
         Ok(Self {
             context,
             stream,
+            multiprocessors: multiprocessors as usize,
             folder: folder.to_owned(),
             typed: OnceCell::new(),
             allocations: Cell::new(0),
@@ -144,12 +148,6 @@ impl Card {
             Element::F32 => 4,
             Element::Bf16 | Element::F16 => 2,
         }
-    }
-
-    /// Multiprocessors.
-    pub(super) fn multiprocessors(&self) -> Result<usize, CudaError> {
-        use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT;
-        self.context.attribute(COUNT).map(|count| count as usize).map_err(driver("ask the GPU what it has"))
     }
 
     /// Bytes that nobody has taken.

@@ -66,12 +66,15 @@ impl Group {
 
     pub(super) fn send(&self, card: &Card, to: usize, x: &Tensor) -> Result<(), CudaError> {
         let comm = self.comm.as_ref().expect("nobody sends to itself");
-        comm.send(to, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())
+        comm.send(to, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+        card.mark("send")
     }
 
     pub(super) fn recv(&self, card: &Card, from: usize, x: &Tensor) -> Result<(), CudaError> {
         let comm = self.comm.as_ref().expect("nobody receives from itself");
-        comm.recv(from, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())
+        comm.recv(from, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+        // Waiting for the sender is the receiving's time, not that of the call after it.
+        card.mark("recv")
     }
 }
 
