@@ -57,14 +57,7 @@ fn a_trial_on_gpus_is_measured_and_its_trace_says_what_each_operation_took() {
         &folder,
         &["cluster", "--platform", "platform.yaml", "--on", "cuda", "--out", "cluster.json"],
     );
-    let shard =
-        ["shard", "--cluster", "cluster.json", "--model", "model.yaml", "--out", "weights.json", "--tp", "2"];
-    ok(&double, &folder, &[&shard[..], &["--pp", "1"]].concat());
-    let trial =
-        ["bench", "--cluster", "cluster.json", "--weights", "weights.json", "--config", "config.json"];
-    ok(&double, &folder, &[&trial[..], &["--out", "trial", "--trace", "trace.json"]].concat());
-    let report: Value =
-        serde_json::from_slice(&fs_err::read(folder.path().join("trial/trial.json")).unwrap()).unwrap();
+    let report = measure(&double, &folder, ["2", "1"]);
     assert_eq!(report["provenance"], "measured");
     let all = operations(&folder);
     assert!(all.len() >= 3, "a prompt's batch, and one for each later token: {all:?}");
@@ -77,4 +70,19 @@ fn a_trial_on_gpus_is_measured_and_its_trace_says_what_each_operation_took() {
     }
     assert!(all.iter().any(|stay| stay["paged_decode"]["calls"] == 2), "{all:?}");
     assert!(all.iter().any(|stay| stay["causal_softmax"].is_object()), "{all:?}");
+    // A second stage waits for the first, which is no time of its own kernels.
+    measure(&double, &folder, ["1", "2"]);
+    let all = operations(&folder);
+    let received = all.iter().filter(|stay| stay["recv"]["calls"] == 1).count();
+    assert_eq!(2 * received, all.len(), "every other stay is of the second stage: {all:?}");
+}
+
+/// Divides the model and runs a trial; what that says of itself.
+fn measure(double: &Double, folder: &tempfile::TempDir, [tp, pp]: [&str; 2]) -> Value {
+    let shard = ["shard", "--cluster", "cluster.json", "--model", "model.yaml", "--out", "weights.json"];
+    ok(double, folder, &[&shard[..], &["--tp", tp, "--pp", pp]].concat());
+    let trial =
+        ["bench", "--cluster", "cluster.json", "--weights", "weights.json", "--config", "config.json"];
+    ok(double, folder, &[&trial[..], &["--out", "trial", "--trace", "trace.json"]].concat());
+    serde_json::from_slice(&fs_err::read(folder.path().join("trial/trial.json")).unwrap()).unwrap()
 }
