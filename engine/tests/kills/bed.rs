@@ -48,6 +48,13 @@ pub(crate) fn now() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+/// Whether a child of the driver runs its program. Before that it is a copy of the driver, which the system does not let go on until then: stopped
+/// there, it stops the driver, too, which can name nobody.
+fn is_worker(pid: &str) -> bool {
+    let words = fs_err::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split('\0').nth(1) == Some("worker")
+}
+
 /// A platform, a divided model and a trial's configuration.
 pub(crate) struct Bed {
     dir: TempDir,
@@ -198,7 +205,7 @@ impl Run {
             // In the order in which they were started, which is that of their ranks.
             let children = format!("/proc/{driver}/task/{driver}/children");
             let children = fs_err::read_to_string(children).unwrap_or_default();
-            if let Some(pid) = children.split_whitespace().nth(rank) {
+            if let Some(pid) = children.split_whitespace().nth(rank).filter(|pid| is_worker(pid)) {
                 let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
                 return Some(Worker { pid, handle: pidfd_open(pid, PidfdFlags::empty()).ok()? });
             }

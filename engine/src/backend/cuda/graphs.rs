@@ -58,11 +58,16 @@ enum Turn {
 }
 
 impl Graphs {
-    fn turn(&mut self, card: &Card, kind: Kind) -> Turn {
+    /// Forgets recordings that addresses may be gone from.
+    fn follow(&mut self, card: &Card) {
         if self.allocations != card.allocations() {
             self.recorded.clear();
             self.allocations = card.allocations();
         }
+    }
+
+    fn turn(&mut self, card: &Card, kind: Kind) -> Turn {
+        self.follow(card);
         match self.recorded.get(&kind) {
             None => Turn::Run,
             Some(None) => Turn::Record,
@@ -81,10 +86,7 @@ impl Graphs {
             Turn::Run => {
                 work()?;
                 // What it allocated is there for the next one.
-                if self.allocations != card.allocations() {
-                    self.recorded.clear();
-                    self.allocations = card.allocations();
-                }
+                self.follow(card);
                 self.recorded.insert(kind, None);
                 return Ok(());
             }
