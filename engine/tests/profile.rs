@@ -54,7 +54,7 @@ impl Bench {
 fn what_was_measured_can_be_simulated() {
     let bench = Bench::new();
     let told = bench.succeeds(
-        "profile --platform cpu-2x4.yaml --model small.yaml --parallel 1x1,2x2 --seconds 2 --max-tokens 48 --out here.yaml",
+        "profile --platform cpu-2x4.yaml --model small.yaml --parallel 1x1,2x2 --seconds 2 --max-tokens 48 --out here.yaml --samples times.csv",
     );
     for line in
         ["small at tp1 x pp1 (measured)", "small at tp2 x pp2 (measured)", "64 x 128, GFLOP/s", "all-reduce"]
@@ -64,6 +64,12 @@ fn what_was_measured_can_be_simulated() {
     let text = fs_err::read_to_string(bench.0.path().join("here.yaml")).unwrap();
     assert!(text.starts_with("# Costs measured on "), "{text}");
     assert!(text.contains("--parallel 1x1,2x2 --dtype bf16 --max-tokens 48 --seconds 2"), "{text}");
+    let times = fs_err::read_to_string(bench.0.path().join("times.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = times.lines().map(|line| line.split(',').collect()).collect();
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{times}");
+    let has = |start: &[&str]| rows.iter().any(|row| row.starts_with(start));
+    assert!(has(&["small", "1", "1", "false"]) && has(&["small", "2", "2", "true"]), "{times}");
+    assert!(rows.iter().any(|row| row[6] == "16 x 1 @ 64" && row[7] == "16" && row[8] == "1"), "{times}");
     bench.succeeds("cluster --platform here.yaml --out simulated.json");
     bench.succeeds("cluster --platform here.yaml --on cpu --out measured.json");
     bench.succeeds("shard --cluster measured.json --model small.yaml --tp 2 --pp 2 --out weights.json");

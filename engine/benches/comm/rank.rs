@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use camino::Utf8Path;
 use chariot_engine::comm::secret::Secret;
 use chariot_engine::comm::tcp::Listener;
-use chariot_engine::comm::{Algorithm, Communicator, LinkClass, Links, Mesh};
+use chariot_engine::comm::{Algorithm, Communicator, LinkClass, Links, Mesh, Patience};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 3;
@@ -49,7 +49,10 @@ fn meet(rank: usize, world: usize, transport: &str, ip: IpAddr) -> anyhow::Resul
     let mut peers = String::new();
     std::io::stdin().read_line(&mut peers)?;
     if transport == "shm" {
-        return Ok(Mesh::shared_memory(Utf8Path::new(line.trim()), rank, world, PATIENCE)?);
+        let cores = std::thread::available_parallelism()?.get();
+        let patience =
+            if world <= cores { Patience::own_cores(PATIENCE) } else { Patience::shared_cores(PATIENCE) };
+        return Ok(Mesh::shared_memory(Utf8Path::new(line.trim()), rank, world, patience)?);
     }
     let peers = peers.split_whitespace().map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
     Ok(Mesh::tcp(listener, rank, &peers, &Secret::from_hex(line.trim())?, PATIENCE)?)

@@ -77,6 +77,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let ending = serve(&plan, &mut executor, &mut recorder, timeline.as_mut())?;
     let (stays, operations) = (executor.take_stays(), executor.take_operations());
     let emulation = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.emulate);
+    let slowed_max = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.slowed_max);
+    check_cores_speed(slowed_max, &executor.core_checks()?)?;
     check_lateness(emulation, &executor.finish()?)?;
     let (records, batches) = recorder.finish(ending.end)?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
@@ -229,6 +231,24 @@ pub(super) fn links(preset: &Platform, emulation: Emulation) -> Links {
     Links { classes, time_scale, bytes_per_value, compute_scale }
 }
 
+/// A trial whose cores others slowed did not run on the machine that it claims.
+fn check_cores_speed(slowed_max: Option<f64>, checks: &[Vec<u32>]) -> anyhow::Result<()> {
+    let shares = checks.iter().map(|own| runtime::slowed(own)).enumerate();
+    let Some((rank, share)) = shares.max_by(|(_, a), (_, b)| a.total_cmp(b)) else { return Ok(()) };
+    let (count, percent) = (checks[rank].len(), share * 100.0);
+    match slowed_max {
+        Some(most) if share > most => anyhow::bail!(
+            "the trial is invalid: others slowed the core of rank {rank} in {percent:.1} % of {count} checks, expected at most {:.1} % \
+             (runtime.slowed_max); run it on a quieter machine",
+            most * 100.0
+        ),
+        _ if count == 0 => Ok(()),
+        _ => say(format_args!(
+            "cores: slowed by others in {percent:.1} % of {count} checks at most (rank {rank})"
+        )),
+    }
+}
+
 /// A trial whose emulated messages came late did not run on the links that it claims.
 fn check_lateness(emulation: Option<Emulation>, summary: &Summary) -> anyhow::Result<()> {
     let Some(emulation) = emulation else { return Ok(()) };
@@ -253,4 +273,24 @@ fn check_lateness(emulation: Option<Emulation>, summary: &Summary) -> anyhow::Re
         late_max * 100.0,
         if emulation.compute_scale.is_some() { "compute_scale" } else { "time_scale" }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_on_a_slowed_core_is_refused_if_that_was_asked_for() {
+        let core = |slow: usize| [vec![9_000; 100 - slow], vec![13_000; slow]].concat();
+        let checks = [core(0), core(4), core(1)];
+        assert!(check_cores_speed(None, &checks).is_ok() && check_cores_speed(Some(0.04), &checks).is_ok());
+        let refused = check_cores_speed(Some(0.03), &checks).map_err(|error| error.to_string());
+        assert_eq!(
+            refused,
+            Err("the trial is invalid: others slowed the core of rank 1 in 4.0 % of 100 checks, expected at most 3.0 % \
+                 (runtime.slowed_max); run it on a quieter machine"
+                .to_owned())
+        );
+        assert!(check_cores_speed(Some(0.0), &[Vec::new(), Vec::new()]).is_ok(), "GPUs make no checks");
+    }
 }

@@ -1,5 +1,6 @@
 //! `chariot-engine profile`: measures models on this machine; a platform with those costs becomes a file that the simulator reads.
 
+mod samples;
 mod shown;
 mod yaml;
 
@@ -10,7 +11,7 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::backend::cuda;
 use chariot_engine::model::{KvSpec, ModelConfig};
-use chariot_engine::profile::{self, Target};
+use chariot_engine::profile::{self, SampleRow, Target};
 use chariot_engine::runtime::{self, Weights};
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
@@ -21,6 +22,7 @@ use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
+use samples::Samples;
 use shown::Shown;
 
 /// Values of the measured weights: made up from this seed.
@@ -59,6 +61,9 @@ pub(super) struct Args {
     /// Where to write the platform with its costs
     #[arg(long, value_name = "FILE")]
     out: Utf8PathBuf,
+    /// Where to write every time that was measured, CSV
+    #[arg(long, value_name = "FILE")]
+    samples: Option<Utf8PathBuf>,
 }
 
 /// A layout as the command line says it.
@@ -87,21 +92,25 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let ranks = targets.iter().map(|(_, parallel)| parallel.ranks()).max();
     ranks.map_or(Ok(()), |ranks| check_gpus(&runtime, ranks))?;
     let seconds = args.seconds / targets.len() as f64;
+    let mut samples = args.samples.as_deref().map(Samples::create).transpose()?;
     let mut layouts = Vec::new();
     for (config, parallel) in targets {
-        let layout = measure(args, &platform, &runtime, &config, parallel, seconds)?;
+        let (layout, rows) = measure(args, &platform, &runtime, &config, parallel, seconds)?;
         // The CPU computes in f32 whatever its weights are.
         let value_bytes = match runtime.backend {
             Backend::Cpu => Dtype::Float32.bytes(),
             Backend::Cuda => Dtype::from(args.dtype).bytes(),
         };
         say(format_args!("{}", Shown { layout: &layout, value_bytes }))?;
+        if let Some(samples) = &mut samples {
+            samples.write(&config.shape.name, parallel, &rows)?;
+        }
         if layout.fit.disturbed > DISTURBED_MAX {
             let share = layout.fit.disturbed * 100.0;
             // Nobody is left to tell if stderr is closed.
             let _ = writeln!(
                 std::io::stderr(),
-                "warning: others used the machine in {share:.0} % of the measurements; measure again when it is quiet"
+                "warning: others used the machine, or slowed its cores, in {share:.0} % of the measurements; measure again when it is quiet"
             );
         }
         layouts.push(layout);
@@ -112,6 +121,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut output = Output::create(&args.out)?;
     output.write_all(header(args, runtime.backend).as_bytes())?;
     output.write_all(yaml::platform(&platform)?.as_bytes())?;
+    samples.map_or(Ok(()), Samples::publish)?;
     output.publish()
 }
 
@@ -169,7 +179,7 @@ fn measure(
     config: &ModelConfig,
     parallel: Parallel,
     seconds: f64,
-) -> anyhow::Result<Layout> {
+) -> anyhow::Result<(Layout, Vec<SampleRow>)> {
     let dtype = args.dtype.into();
     let plan = runtime::Plan {
         backend: of_platform(runtime),

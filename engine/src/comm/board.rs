@@ -19,6 +19,7 @@ use rustix::time::Timespec;
 
 use super::CommError;
 use super::mapping::Mapping;
+use super::patience::Patience;
 use super::reduce::{part, sum_rows};
 use crate::clock::monotonic_ns;
 
@@ -32,8 +33,6 @@ const SLOT_VALUES: usize = SLOT / size_of::<f32>();
 const ONCE_MAX: usize = 1 << 14;
 /// Values summed at a time: those of all ranks stay in the first cache.
 const BLOCK: usize = 512;
-/// Looks before sleeping.
-const SPINS: u32 = 300;
 /// A sleeper looks again after this long, whatever happens.
 const NAP: Duration = Duration::from_millis(20);
 /// More ranks than a board's members can be written down for.
@@ -62,7 +61,7 @@ pub(super) struct Boards {
     start: usize,
     rank: usize,
     world: usize,
-    timeout: Duration,
+    patience: Patience,
     /// By members, one bit each; the boards this rank has used.
     known: BTreeMap<u64, Option<Board>>,
     rows: Vec<f32>,
@@ -89,8 +88,14 @@ struct Turn<'a> {
 }
 
 impl Boards {
-    pub(super) fn new(map: Arc<Mapping>, start: usize, rank: usize, world: usize, timeout: Duration) -> Self {
-        Self { map, start, rank, world, timeout, known: BTreeMap::new(), rows: Vec::new() }
+    pub(super) fn new(
+        map: Arc<Mapping>,
+        start: usize,
+        rank: usize,
+        world: usize,
+        patience: Patience,
+    ) -> Self {
+        Self { map, start, rank, world, patience, known: BTreeMap::new(), rows: Vec::new() }
     }
 
     /// Whether this group has a board; every member finds the same answer.
@@ -294,13 +299,11 @@ impl Turn<'_> {
             }
             return Ok(());
         }
-        for _ in 0..SPINS {
-            if generation.load(Ordering::SeqCst) == passed {
-                return Ok(());
-            }
-            std::hint::spin_loop();
+        let all_here = || (generation.load(Ordering::SeqCst) == passed).then_some(());
+        match self.boards.patience.look(all_here) {
+            Some(()) => Ok(()),
+            None => self.sleep(passed),
         }
-        self.sleep(passed)
     }
 
     fn sleep(&self, passed: u32) -> Result<(), CommError> {
@@ -317,10 +320,10 @@ impl Turn<'_> {
             if generation.load(Ordering::SeqCst) == passed {
                 return Ok(());
             }
-            if monotonic_ns() - began > self.boards.timeout.as_nanos() as u64 {
+            if monotonic_ns() - began > self.boards.patience.timeout.as_nanos() as u64 {
                 let missing = self.ranks.iter().find(|rank| self.at(**rank).load(Ordering::SeqCst) != passed);
                 let peer = missing.copied().unwrap_or(self.boards.rank);
-                return Err(CommError::Timeout { peer, seconds: self.boards.timeout.as_secs_f64() });
+                return Err(CommError::Timeout { peer, seconds: self.boards.patience.timeout.as_secs_f64() });
             }
         }
     }

@@ -10,6 +10,7 @@ use super::device::Device;
 use super::group::Group;
 use super::links::{Lateness, Links};
 use super::pace::Pace;
+use super::patience::Patience;
 use super::secret::Secret;
 use super::wire::Wire;
 use super::{Algorithm, CommError, Communicator, shm, tcp};
@@ -29,14 +30,14 @@ impl Mesh {
         Self { wire: Arc::new(Mutex::new(wire)), links: None, device: Arc::default() }
     }
 
-    /// Through the memory that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered within `timeout`.
+    /// Through the memory that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered in time.
     pub fn shared_memory(
         path: &Utf8Path,
         rank: usize,
         world: usize,
-        timeout: Duration,
+        patience: Patience,
     ) -> std::io::Result<Self> {
-        Ok(Self::new(shm::Shared::open(path, rank, world, timeout)?))
+        Ok(Self::new(shm::Shared::open(path, rank, world, patience)?))
     }
 
     /// Over TCP, with the addresses of all ranks in order.

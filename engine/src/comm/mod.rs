@@ -15,6 +15,7 @@ mod links;
 mod mapping;
 mod mesh;
 mod pace;
+mod patience;
 mod reduce;
 pub mod secret;
 pub mod shm;
@@ -30,6 +31,7 @@ use thiserror::Error;
 pub use alone::Alone;
 pub use links::{Lateness, LinkClass, Links};
 pub use mesh::Mesh;
+pub use patience::Patience;
 
 /// How the values of an all-reduce move. The sum is the same bits whichever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

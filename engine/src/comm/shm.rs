@@ -5,8 +5,8 @@
 //! boards of groups after the last pair
 //! ```
 //!
-//! `written` and `read` count bytes modulo 2^32; each is moved by one side alone. A side that finds nothing to do spins for a few
-//! microseconds and then sleeps on the other's word, so that ranks that share a core let each other run.
+//! `written` and `read` count bytes modulo 2^32; each is moved by one side alone. A side that finds nothing to do looks for a
+//! while and then sleeps on the other's word, so that ranks that share a core let each other run.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,6 +22,7 @@ use rustix::time::Timespec;
 use super::CommError;
 use super::board::{self, Boards};
 use super::mapping::Mapping;
+use super::patience::Patience;
 use super::wire::Wire;
 use crate::clock::monotonic_ns;
 
@@ -30,8 +31,6 @@ const RING: usize = 1 << 18;
 /// A cache line, so that the two sides' words do not share one.
 const LINE: usize = 64;
 const PAIR: usize = 4 * LINE + RING;
-/// Looks before sleeping.
-const SPINS: u32 = 300;
 /// A sleeper looks again after this long, whatever happens.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -65,19 +64,19 @@ pub(super) struct Shared {
     boards: Boards,
     rank: usize,
     world: usize,
-    timeout: Duration,
+    patience: Patience,
 }
 
 impl Shared {
-    pub(super) fn open(path: &Utf8Path, rank: usize, world: usize, timeout: Duration) -> io::Result<Self> {
+    pub(super) fn open(path: &Utf8Path, rank: usize, world: usize, patience: Patience) -> io::Result<Self> {
         let map = Arc::new(Mapping::open(path)?);
         if map.len() != bytes(world) {
             let what =
                 format!("{path}: expected {} bytes for {world} ranks, found {}", bytes(world), map.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        let boards = Boards::new(Arc::clone(&map), world * world * PAIR, rank, world, timeout);
-        Ok(Self { map, boards, rank, world, timeout })
+        let boards = Boards::new(Arc::clone(&map), world * world * PAIR, rank, world, patience);
+        Ok(Self { map, boards, rank, world, patience })
     }
 
     fn ring(&self, from: usize, to: usize) -> Ring<'_> {
@@ -124,19 +123,16 @@ impl Wire for Shared {
 impl Shared {
     /// Waits until this half of the ring can move bytes; how many.
     fn wait(&self, peer: usize, ring: &Ring<'_>, half: Half) -> Result<usize, CommError> {
-        for _ in 0..SPINS {
-            if let Some(bytes) = ring.ready(half) {
-                return Ok(bytes);
-            }
-            std::hint::spin_loop();
+        if let Some(bytes) = self.patience.look(|| ring.ready(half)) {
+            return Ok(bytes);
         }
         let began = monotonic_ns();
         loop {
             if let Some(bytes) = ring.sleep(half) {
                 return Ok(bytes);
             }
-            if monotonic_ns() - began > self.timeout.as_nanos() as u64 {
-                return Err(CommError::Timeout { peer, seconds: self.timeout.as_secs_f64() });
+            if monotonic_ns() - began > self.patience.timeout.as_nanos() as u64 {
+                return Err(CommError::Timeout { peer, seconds: self.patience.timeout.as_secs_f64() });
             }
         }
     }

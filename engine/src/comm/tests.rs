@@ -39,7 +39,9 @@ fn on_mesh<T: Send>(
                 let (path, peers, secret, work, links) = (path, &peers, &secret, &work, links.clone());
                 scope.spawn(move || {
                     let mut mesh = match transport {
-                        Transport::SharedMemory => Mesh::shared_memory(path, rank, world, PATIENCE).unwrap(),
+                        Transport::SharedMemory => {
+                            Mesh::shared_memory(path, rank, world, Patience::shared_cores(PATIENCE)).unwrap()
+                        }
                         Transport::Tcp => Mesh::tcp(listener, rank, peers, secret, PATIENCE).unwrap(),
                     };
                     if let Some(links) = links {
@@ -175,12 +177,15 @@ fn groups_of_a_pipeline_interleave() {
 fn a_peer_that_does_not_answer_is_named_in_time() {
     let memory = shm::create(2).unwrap();
     let path = &memory.path();
-    let mesh = Mesh::shared_memory(path, 0, 2, Duration::from_millis(200)).unwrap();
+    let mesh = Mesh::shared_memory(path, 0, 2, Patience::own_cores(Duration::from_millis(200))).unwrap();
     let began = monotonic_ns();
     let error = mesh.group(&[0, 1]).all_reduce(&mut [1.0; 8]).unwrap_err();
     assert!(matches!(error, CommError::Timeout { peer: 1, .. }), "{error}");
     assert!(since(began) < Duration::from_secs(2));
-    assert!(Mesh::shared_memory(path, 0, 3, PATIENCE).is_err(), "memory of another size is refused");
+    assert!(
+        Mesh::shared_memory(path, 0, 3, Patience::shared_cores(PATIENCE)).is_err(),
+        "memory of another size is refused"
+    );
 }
 
 #[test]

@@ -54,6 +54,16 @@ pub(super) fn tokens(point: &Point) -> u32 {
     point.iter().map(|part| part.tokens).sum()
 }
 
+/// A batch in words: how many sequences of how many tokens at which context, such as `16 x 1 @ 128 + 48 @ 64`.
+pub(super) fn name(point: &Point) -> String {
+    let same = point.chunk_by(|a, b| (a.tokens, a.context) == (b.tokens, b.context));
+    let part = |parts: &[ProbePart]| match (parts.len(), parts[0]) {
+        (1, ProbePart { tokens, context, .. }) => format!("{tokens} @ {context}"),
+        (count, ProbePart { tokens, context, .. }) => format!("{count} x {tokens} @ {context}"),
+    };
+    same.map(part).collect::<Vec<_>>().join(" + ")
+}
+
 /// Batches that tell all costs, of at most `tokens_max` tokens.
 pub(super) fn points(tokens_max: u32) -> Vec<Point> {
     let prompts = ROWS.iter().map(|rows| vec![chunk(0, *rows)]);
@@ -108,6 +118,12 @@ mod tests {
             }
         }
         assert!(points(4096).iter().flatten().all(|part| part.context + part.tokens <= longest()));
+    }
+
+    #[test]
+    fn a_name_tells_sequences_tokens_and_context() {
+        assert_eq!(name(&[decodes(16, 128, true), vec![chunk(64, 48)]].concat()), "16 x 1 @ 128 + 48 @ 64");
+        assert_eq!(name(&decodes(1, 16, true)), "1 @ 16");
     }
 
     #[test]

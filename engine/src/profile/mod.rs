@@ -12,6 +12,7 @@ mod overhead;
 mod quiet;
 mod samples;
 mod spread;
+mod visit;
 
 use std::path::Path;
 
@@ -70,8 +71,34 @@ pub struct Target<'a> {
     pub seconds: f64,
 }
 
-/// Measures one layout. `progress` is told what is going on.
-pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layout, ProfileError> {
+/// One time that was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleRow {
+    /// Whether all stages were busy meanwhile, with one batch each.
+    pub busy: bool,
+    /// Number of the visit: runs of a batch one after the other.
+    pub visit: u32,
+    /// Seconds from the beginning to the visit's end.
+    pub at_s: f64,
+    /// The batch, such as `16 x 1 @ 128 + 48 @ 64`: sequences x tokens @ context.
+    pub batch: String,
+    /// All of its tokens.
+    pub tokens: u32,
+    /// Stage of the pipeline.
+    pub stage: u32,
+    /// Number of the run in its visit.
+    pub run: u32,
+    /// Time in the stage, microseconds.
+    pub us: f64,
+    /// Whether others used much of the machine meanwhile.
+    pub disturbed: bool,
+}
+
+/// Measures one layout; its tables, and all times that they come from. `progress` is told what is going on.
+pub fn layout(
+    target: Target<'_>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<(Layout, Vec<SampleRow>), ProfileError> {
     let Target { program, mut plan, shape, dtype, tokens_max, seconds } = target;
     let parallel = plan.parallel;
     plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
@@ -124,7 +151,8 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
     if let Some(busy) = &busy {
         busy.slow_down(&mut stages);
     }
-    Ok(Layout {
+    let rows = alone.rows(false).chain(busy.iter().flat_map(|busy| busy.rows(true))).collect();
+    let layout = Layout {
         model: shape.clone(),
         parallel,
         cpu,
@@ -133,5 +161,6 @@ pub fn layout(target: Target<'_>, progress: &mut dyn FnMut(&str)) -> Result<Layo
         fit,
         operations: Some(Operations { products, all_reduces_us }),
         stages,
-    })
+    };
+    Ok((layout, rows))
 }

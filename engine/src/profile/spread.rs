@@ -15,8 +15,8 @@ const WIDTH: f64 = 3.0;
 const BAND_MIN: usize = 60;
 
 /// Of the times in microseconds of each stage and batch.
-pub(super) fn spread<'a>(all: impl Iterator<Item = &'a Vec<f64>>) -> Spread {
-    let enough = all.filter(|times| times.len() >= TIMES_MIN);
+pub(super) fn spread(all: &[Vec<f64>]) -> Spread {
+    let enough = all.iter().filter(|times| times.len() >= TIMES_MIN);
     let mut groups: Vec<(f64, &[f64])> = enough.map(|times| (median(times), &times[..])).collect();
     groups.sort_by(|a, b| a.0.total_cmp(&b.0));
     let bands = bands(&groups);
@@ -69,7 +69,7 @@ mod tests {
         // A hundred short times, half of them delayed, beside long ones that never were.
         let short: Vec<f64> = (0..101).map(|index| if index % 2 == 0 { 1e3 } else { 3e3 }).collect();
         let long = vec![5e4; 100];
-        let Spread(bands) = spread([&long, &short].into_iter());
+        let Spread(bands) = spread(&[long, short]);
         assert_eq!(bands.iter().map(|band| band.up_to_ms).collect::<Vec<_>>(), [1.0, 50.0]);
         assert_eq!((bands[0].factors.held_at(0.2), bands[0].factors.held_at(0.9)), (1.0, 3.0));
         assert_eq!((bands[1].factors.held_at(0.2), bands[1].factors.held_at(0.9)), (1.0, 1.0));
@@ -80,9 +80,9 @@ mod tests {
     #[test]
     fn too_few_times_make_no_band_of_their_own() {
         let (short, long, lone) = (vec![1e3; 100], vec![5e4; 20], vec![9e5; 2]);
-        let Spread(bands) = spread([&short, &long, &lone].into_iter());
+        let Spread(bands) = spread(&[short, long, lone.clone()]);
         assert_eq!(bands.iter().map(|band| band.up_to_ms).collect::<Vec<_>>(), [50.0]);
-        assert_eq!(spread(std::iter::empty()), Spread::default());
-        assert_eq!(spread([&lone].into_iter()), Spread::default());
+        assert_eq!(spread(&[]), Spread::default());
+        assert_eq!(spread(&[lone]), Spread::default());
     }
 }

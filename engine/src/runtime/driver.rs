@@ -65,10 +65,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether this host has a core that no rank's thread needs.
-    fn leaves_a_core(&self) -> bool {
+    /// Cores of this host that no rank's thread needs, or how many too few there are.
+    fn spare_cores(&self) -> isize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.parallel.ranks() as usize * self.threads < cores
+        cores as isize - (self.parallel.ranks() as usize * self.threads) as isize
     }
 
     fn setup(&self, rank: usize, driver: SocketAddr, secret: &Secret, shared: Option<&Utf8Path>) -> Setup {
@@ -84,6 +84,7 @@ impl Plan {
             kv: self.kv,
             max_model_len: self.max_model_len,
             shared_memory: shared.map(Utf8Path::to_owned),
+            own_cores: self.spare_cores() >= 0,
             links: self.links.clone(),
             peer_timeout_s: self.step_by.as_secs_f64(),
         }
@@ -152,7 +153,7 @@ impl RuntimeExecutor {
         let now = monotonic_ns();
         Ok(Self {
             health: Health::new(world, now),
-            lookout: Lookout::new(plan.leaves_a_core()),
+            lookout: Lookout::new(plan.spare_cores() > 0),
             workers,
             parallel: plan.parallel,
             kv: plan.kv,
@@ -264,7 +265,7 @@ impl RuntimeExecutor {
         self.workers.send(&frame(&Order::AllReduce { values, times }))?;
         let mut found = vec![Vec::new(); self.parallel.pp as usize];
         while found.iter().any(Vec::is_empty) {
-            if let Some(Report::AllReduced { stage, ns }) = self.hear_times()? {
+            if let Some((_, Report::AllReduced { stage, ns })) = self.hear_times()? {
                 found[stage as usize] = ns;
             }
         }
@@ -275,14 +276,26 @@ impl RuntimeExecutor {
     pub fn exchange(&mut self, exchange: &Exchange) -> Result<Vec<u64>, Loss> {
         self.workers.send(&frame(&Order::Exchange(exchange.clone())))?;
         loop {
-            if let Some(Report::Exchanged { ns }) = self.hear_times()? {
+            if let Some((_, Report::Exchanged { ns })) = self.hear_times()? {
                 return Ok(ns);
             }
         }
     }
 
+    /// What checks of each rank's core took since the last time, nanoseconds; [`slowed`](super::slowed) makes something of them. None on GPUs.
+    pub fn core_checks(&mut self) -> Result<Vec<Vec<u32>>, Loss> {
+        self.workers.send(&frame(&Order::Speed))?;
+        let mut found: Vec<Option<Vec<u32>>> = vec![None; self.workers.world()];
+        while found.iter().any(Option::is_none) {
+            if let Some((rank, Report::Speed { checks })) = self.hear_times()? {
+                found[rank] = Some(checks);
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// What a rank has timed, if one tells within a tick.
-    fn hear_times(&mut self) -> Result<Option<Report>, Loss> {
+    fn hear_times(&mut self) -> Result<Option<(usize, Report)>, Loss> {
         let heard = self.workers.hear(TICK);
         let now = monotonic_ns();
         let report = match heard {
@@ -290,9 +303,19 @@ impl RuntimeExecutor {
                 self.health.heard(rank, Some(cpu_ns), now);
                 None
             }
-            Some((rank, Heard::Report(report @ (Report::AllReduced { .. } | Report::Exchanged { .. })))) => {
+            Some((
+                rank,
+                Heard::Report(
+                    report @ (Report::AllReduced { .. } | Report::Exchanged { .. } | Report::Speed { .. }),
+                ),
+            )) => {
                 self.health.heard(rank, None, now);
-                Some(report)
+                Some((rank, report))
+            }
+            // Of a batch that nobody waits for any more.
+            Some((rank, Heard::Report(Report::Stage { .. }))) => {
+                self.health.heard(rank, None, now);
+                None
             }
             Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
             None => None,

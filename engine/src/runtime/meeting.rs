@@ -7,9 +7,9 @@ use anyhow::Context;
 
 use super::protocol::Setup;
 use crate::backend::Backend;
-use crate::comm::Mesh;
 use crate::comm::secret::Secret;
 use crate::comm::tcp::Listener;
+use crate::comm::{Mesh, Patience};
 use crate::shard::Parallel;
 
 /// A rank that waits for its peers' addresses.
@@ -48,7 +48,11 @@ impl Meeting<'_> {
                 Mesh::tcp(listener, rank, peers, self.secret, timeout).context("meet the other ranks")?
             }
             (None, Some(path)) => {
-                Mesh::shared_memory(path, rank, world, timeout).context("map the ranks' shared memory")?
+                let patience = match self.setup.own_cores {
+                    true => Patience::own_cores(timeout),
+                    false => Patience::shared_cores(timeout),
+                };
+                Mesh::shared_memory(path, rank, world, patience).context("map the ranks' shared memory")?
             }
             (None, None) => anyhow::bail!("expected a transport"),
         };

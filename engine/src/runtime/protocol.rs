@@ -42,6 +42,8 @@ pub(super) struct Setup {
     pub max_model_len: u32,
     /// A file of shared memory through which ranks of this host talk; otherwise they do over TCP.
     pub shared_memory: Option<Utf8PathBuf>,
+    /// Whether there is a core of this host for each thread of all ranks.
+    pub own_cores: bool,
     /// Links to emulate.
     pub links: Option<Links>,
     /// A call between ranks fails if a peer has not answered by then.
@@ -91,6 +93,8 @@ pub(super) enum Order {
     AllReduce { values: u32, times: u32 },
     /// Exchange made-up values with some ranks, often, and tell how long it takes.
     Exchange(Exchange),
+    /// Tell how fast the core was.
+    Speed,
     /// Say goodbye and end.
     Stop,
 }
@@ -175,6 +179,8 @@ pub(super) enum Report {
     AllReduced { stage: u32, ns: Vec<u64> },
     /// What one exchange of each row took, from the first of its ranks.
     Exchanged { ns: Vec<u64> },
+    /// What checks of its core's speed took since the last time it was asked, nanoseconds; the last one was made now. None on GPUs.
+    Speed { checks: Vec<u32> },
     /// It cannot go on; `peer`: because this rank failed it.
     Failed { message: String, peer: Option<u32> },
     /// Its last words.

@@ -12,6 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::launch::OF_PEER;
 use super::protocol::{Order, Report, Setup, frame, read_frame};
 use super::rank::Rank;
+use super::speed::Speed;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::{Backend, BackendName};
@@ -81,28 +82,30 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
         BackendName::Cpu => {
             let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref());
             let mut rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
-            work(&mut rank, driver, &mut reader, &mut buffer)
+            work(&mut rank, Some(Speed::default()), driver, &mut reader, &mut buffer)
         }
         BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
             let options = cuda::Options { graphs, flash, timed: setup.operations };
             let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
-            work(&mut rank, driver, &mut reader, &mut buffer)?;
+            work(&mut rank, None, driver, &mut reader, &mut buffer)?;
             // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
             rank.part()
         }
     }
 }
 
-/// Carries out the driver's orders, until there are no more.
+/// Carries out the driver's orders, until there are no more. `speed`: of the core, where it is what computes.
 fn work<B: Backend>(
     rank: &mut Rank<B>,
+    mut speed: Option<Speed>,
     driver: &Driver,
     reader: &mut BufReader<TcpStream>,
     buffer: &mut Vec<u8>,
 ) -> anyhow::Result<()> {
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
+        speed.iter_mut().for_each(Speed::check_if_due);
         if reader.buffer().is_empty() {
             look_out(reader.get_ref());
         }
@@ -115,6 +118,11 @@ fn work<B: Backend>(
                 if let Some(ns) = rank.exchange(&exchange)? {
                     say(driver, &Report::Exchanged { ns })?;
                 }
+            }
+            Order::Speed => {
+                speed.iter_mut().for_each(Speed::check);
+                let checks = speed.as_mut().map(Speed::take).unwrap_or_default();
+                say(driver, &Report::Speed { checks })?;
             }
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),

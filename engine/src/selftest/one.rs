@@ -12,7 +12,7 @@ use super::{Check, Tested, attention, operations};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{Cuda, Options, kernel_folder};
-use crate::comm::{CommError, Mesh};
+use crate::comm::{CommError, Mesh, Patience};
 use crate::shard::Dtype;
 
 /// How long a rank waits for the others to come: each compiles and opens its GPU first.
@@ -109,7 +109,7 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
 
 /// All messages, of all types: ranks meet once.
 fn messages(seat: &Seat<'_>, meet: &Utf8Path, checks: &mut Vec<Check>) -> Result<(), String> {
-    let mesh = Mesh::shared_memory(meet, seat.rank, seat.gpus.len(), PATIENCE);
+    let mesh = Mesh::shared_memory(meet, seat.rank, seat.gpus.len(), Patience::shared_cores(PATIENCE));
     let mesh = mesh.map_err(|error| format!("meet the other ranks: {error}"))?;
     let place = Place { mesh: &mesh, rank: seat.rank, gpus: seat.gpus };
     for &dtype in seat.dtypes {

@@ -57,6 +57,9 @@ pub struct Runtime {
     /// For each rank, the core of each of its threads; absent: wherever the operating system puts them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cores: Vec<Vec<u32>>,
+    /// A trial is invalid in which others slowed the core of a rank in more than this share of checks. Absent: it is told, and not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowed_max: Option<f64>,
     /// Whether messages take the time that `links` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulate: Option<Emulation>,
@@ -137,6 +140,7 @@ impl Default for Runtime {
             threads,
             transport,
             cores: Vec::new(),
+            slowed_max: None,
             emulate: None,
             driver: None,
             places: Vec::new(),
@@ -444,6 +448,7 @@ impl Runtime {
         }
         self.validate_cores(devices)?;
         self.validate_places(nodes)?;
+        self.validate_slowed()?;
         let Some(emulation) = self.emulate else { return Ok(()) };
         if self.backend == Backend::Cuda {
             let expected = "none with backend cuda, whose messages take the time that they take";
@@ -487,6 +492,17 @@ impl Runtime {
                     "none with runtime.places: emulated links go by one clock, which hosts do not share";
                 Err(range("runtime.emulate", expected, "emulated links"))
             }
+        }
+    }
+
+    fn validate_slowed(&self) -> Result<(), PlatformError> {
+        let Some(slowed_max) = self.slowed_max else { return Ok(()) };
+        if self.backend == Backend::Cuda {
+            return Err(range("runtime.slowed_max", "none with backend cuda", slowed_max));
+        }
+        match (0.0..1.0).contains(&slowed_max) {
+            true => Ok(()),
+            false => Err(range("runtime.slowed_max", "a share from 0 to below 1", slowed_max)),
         }
     }
 
