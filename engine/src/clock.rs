@@ -5,8 +5,10 @@ use std::num::NonZeroU64;
 use rustix::thread::{clock_nanosleep_absolute, set_current_timer_slack};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// Sleeping ends this much before the time wanted; the rest is spun away, since waking takes a while.
-const SPUN_NS: u64 = 30_000;
+/// Sleeping ends this much before the time wanted; the rest is spun away, since waking takes a while. Longer than most wakings ...
+pub(crate) const SPUN_EXACTLY_NS: u64 = 80_000;
+/// ... or than some of them, where others want the core.
+pub(crate) const SPUN_BRIEFLY_NS: u64 = 30_000;
 
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub(crate) fn monotonic_ns() -> u64 {
@@ -39,10 +41,10 @@ pub(crate) fn sleep_exactly() {
     let _ = set_current_timer_slack(NonZeroU64::new(1));
 }
 
-/// Waits for `until_ns`, leaving the core to others for all but the last moment.
-pub(crate) fn sleep_until(until_ns: u64) {
-    while monotonic_ns() + SPUN_NS < until_ns {
-        let wake = until_ns - SPUN_NS;
+/// Waits for `until_ns`, leaving the core to others for all but the last `spun_ns`.
+pub(crate) fn sleep_until(until_ns: u64, spun_ns: u64) {
+    while monotonic_ns() + spun_ns < until_ns {
+        let wake = until_ns - spun_ns;
         let wake = Timespec { tv_sec: (wake / 1_000_000_000) as i64, tv_nsec: (wake % 1_000_000_000) as i64 };
         // A signal may end it early; then it sleeps again.
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &wake);

@@ -5,7 +5,7 @@
 //! has the time to compute for all of them, and no rank's work makes another's messages late.
 
 use super::links::Lateness;
-use crate::clock::{monotonic_ns, sleep_until, thread_cpu_ns};
+use crate::clock::{SPUN_BRIEFLY_NS, SPUN_EXACTLY_NS, monotonic_ns, sleep_until, thread_cpu_ns};
 
 /// Times of one rank's device. One thread uses it.
 #[derive(Debug, Default)]
@@ -47,9 +47,10 @@ impl Device {
     /// With a scale of its own it is not held against the rank that it comes late here: the device's time goes on from `end_ns`, not from
     /// now, and the rank has the rest of the step to catch up.
     pub(super) fn message(&mut self, end_ns: u64, planned_ns: u64) {
-        sleep_until(end_ns);
+        let is_host = self.compute_scale.is_none();
+        sleep_until(end_ns, if is_host { SPUN_EXACTLY_NS } else { SPUN_BRIEFLY_NS });
         self.lateness.messages += 1;
-        if self.compute_scale.is_none() {
+        if is_host {
             self.lateness.add(planned_ns, monotonic_ns() - end_ns);
         }
         self.time_ns = self.time_ns.max(end_ns);
@@ -61,7 +62,7 @@ impl Device {
     pub(super) fn finish(&mut self) -> u64 {
         let end_ns = self.now_ns();
         if self.compute_scale.is_some() {
-            sleep_until(end_ns);
+            sleep_until(end_ns, SPUN_BRIEFLY_NS);
             self.lateness.add(end_ns - self.began_ns, monotonic_ns() - end_ns);
         }
         end_ns
