@@ -124,9 +124,10 @@ fn two(addresses: [&str; 2], launch: &[&str]) -> Places {
 }
 
 /// A script that stays between the driver and its worker, as a remote shell does.
+/// It begins in a folder of its own, as a login on another host does.
 fn wrapper(dir: &Path) -> String {
     let path = dir.join("wrapper");
-    fs_err::write(&path, "#!/bin/sh\n\"$@\"\nexit $?\n").unwrap();
+    fs_err::write(&path, "#!/bin/sh\ncd /\n\"$@\"\nexit $?\n").unwrap();
     fs_err::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
 }

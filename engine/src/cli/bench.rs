@@ -166,7 +166,8 @@ fn weights_of(plan: &Plan, args: &TrialArgs) -> anyhow::Result<Weights> {
             &args.weights,
             "weights.in_memory: expected weights that are made up, found a folder's",
         )),
-        _ => Ok(Weights::Shards(args.weights.clone())),
+        // Workers elsewhere have another working folder.
+        _ => Ok(Weights::Shards(camino::absolute_utf8(&args.weights)?)),
     }
 }
 
