@@ -52,7 +52,7 @@ const PURE: &[&str] = &[
     "eprintln",
 ];
 
-const UNSAFE_ALLOWED: [&str; 41] = [
+const UNSAFE_ALLOWED: [&str; 43] = [
     "engine/cuda-double/src/blas.rs",
     "engine/cuda-double/src/collective.rs",
     "engine/cuda-double/src/context.rs",
@@ -64,6 +64,7 @@ const UNSAFE_ALLOWED: [&str; 41] = [
     "engine/cuda-double/src/memory.rs",
     "engine/cuda-double/src/module.rs",
     "engine/cuda-double/src/nccl.rs",
+    "engine/cuda-double/src/nvml.rs",
     "engine/cuda-double/src/nvrtc.rs",
     "engine/cuda-double/src/pinned.rs",
     "engine/cuda-double/src/status.rs",
@@ -90,6 +91,7 @@ const UNSAFE_ALLOWED: [&str; 41] = [
     "engine/src/backend/cuda/library.rs",
     "engine/src/backend/cuda/memory.rs",
     "engine/src/backend/cuda/nccl.rs",
+    "engine/src/backend/cuda/nvml.rs",
     "engine/src/comm/mapping.rs",
     "engine/src/model/mmap.rs",
     "engine/tests/allocations.rs",

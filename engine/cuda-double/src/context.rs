@@ -42,7 +42,20 @@ pub(crate) fn key(stream: Ptr) -> usize {
 }
 
 fn devices() -> c_int {
-    std::env::var("CHARIOT_DOUBLE_DEVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+    cards().len() as c_int
+}
+
+/// The card behind each device: all, or those that CUDA_VISIBLE_DEVICES lists, up to the first that is none.
+fn cards() -> Vec<u32> {
+    let count = std::env::var("CHARIOT_DOUBLE_DEVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") else { return (0..count).collect() };
+    let card = |text: &str| text.trim().parse().ok().filter(|card| *card < count);
+    visible.split(',').map_while(card).collect()
+}
+
+/// Of a device; devices that are none have their own number.
+fn card(device: c_int) -> u32 {
+    cards().get(device as usize).copied().unwrap_or(device as u32)
 }
 
 #[unsafe(no_mangle)]
@@ -91,7 +104,7 @@ extern "C" fn cuDeviceGetName(out: *mut c_char, room: c_int, _device: c_int) -> 
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetPCIBusId(out: *mut c_char, room: c_int, device: c_int) -> u32 {
-    text(out, room, &format!("0000:{device:02x}:00.0"))
+    text(out, room, &format!("0000:{:02x}:00.0", card(device)))
 }
 
 fn text(out: *mut c_char, room: c_int, text: &str) -> u32 {
@@ -109,7 +122,7 @@ fn text(out: *mut c_char, room: c_int, text: &str) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetUuid(out: *mut [u8; 16], device: c_int) -> u32 {
     let mut uuid = *b"chariot double  ";
-    uuid[15] = device as u8;
+    uuid[15] = card(device) as u8;
     put(out, uuid)
 }
 

@@ -12,6 +12,7 @@ mod launch;
 mod memory;
 mod module;
 mod nccl;
+mod nvml;
 mod nvrtc;
 mod peers;
 mod pinned;
@@ -24,8 +25,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Names under which programs look for the libraries that the double stands for.
-pub const LINKS: [&str; 5] =
-    ["libcuda.so.1", "libnvrtc.so.12", "libcublas.so.12", "libnccl.so.2", "libnccl.so"];
+pub const LINKS: [&str; 6] =
+    ["libcuda.so.1", "libnvrtc.so.12", "libcublas.so.12", "libnccl.so.2", "libnccl.so", "libnvidia-ml.so.1"];
 
 /// Where cargo puts the double's shared library: beside the tests of every crate that depends on it.
 ///

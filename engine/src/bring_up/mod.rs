@@ -2,6 +2,7 @@
 
 mod fit;
 mod groups;
+mod promises;
 
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use crate::shape::{Family, ModelShape};
 use crate::shard::{Dtype, Parallel};
 use crate::sim::hardware::{Exchanged, Fitted, MeasuredLink};
 use crate::sim::platform::Link;
+
+pub use promises::doubts;
 
 /// Bytes of each message: from a decode batch's hidden states to a long chunk's.
 pub const BYTES: [u64; 7] = [256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20];

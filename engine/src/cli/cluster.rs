@@ -80,6 +80,10 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         let used = hardware.gpus.iter().take(cluster.devices.len());
         let least = used.map(|gpu| gpu.memory_bytes).min().unwrap_or(u64::MAX) as f64 / 1e9;
         cluster.preset.gpu_memory_gb = cluster.preset.gpu_memory_gb.min(least);
+        for doubt in bring_up::doubts(&cluster.preset, &hardware.peers) {
+            // Nobody is left to tell if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "warning: {doubt}");
+        }
         cluster.hardware = Some(hardware);
     }
     let (devices, classes) = (cluster.preset.devices(), cluster.preset.links.clone());

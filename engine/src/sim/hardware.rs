@@ -1,6 +1,8 @@
 //! What a cluster of GPUs turned out to consist of, and what its links took when it was brought up, as `cluster.json` holds them.
 //! Plain data: knows nobody who measures.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Whose numbers the links of `preset` have.
@@ -51,6 +53,19 @@ pub struct Gpu {
     pub compute_capability: String,
     /// All of its memory.
     pub memory_bytes: u64,
+    /// Its slot; absent: NVML did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcie: Option<Pcie>,
+}
+
+/// The best that a GPU and its slot can do together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pcie {
+    /// 4 has 16 GT/s a lane, 5 twice as much.
+    pub generation: u32,
+    /// Such as 16.
+    pub lanes: u32,
 }
 
 /// Two GPUs.
@@ -65,6 +80,93 @@ pub struct Peer {
     /// The driver's rank of the path: lower is faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance_rank: Option<i32>,
+    /// What joins them; absent: NVML did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<PeerLink>,
+}
+
+/// What joins two GPUs of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PeerLink {
+    /// NVLinks from the one to the other.
+    Nvlink {
+        /// How many are active; absent: their other ends are hidden.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        links: Option<u32>,
+    },
+    /// NVLinks of each to switches.
+    Nvswitch {
+        /// Active ones of the GPU that has fewer.
+        links: u32,
+    },
+    /// PCIe alone.
+    Pcie {
+        /// What both hang on.
+        nearest: Ancestor,
+    },
+}
+
+/// The nearest thing on the PCI bus that two GPUs hang on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ancestor {
+    /// One board with both.
+    Board,
+    /// One PCIe switch.
+    Switch,
+    /// Several PCIe switches.
+    Switches,
+    /// A host bridge of the processor.
+    HostBridge,
+    /// Several host bridges of one NUMA node.
+    NumaNode,
+    /// The link between NUMA nodes.
+    System,
+}
+
+impl PeerLink {
+    /// Whether it is faster than PCIe.
+    pub fn is_nvlink(self) -> bool {
+        matches!(self, Self::Nvlink { .. } | Self::Nvswitch { .. })
+    }
+
+    /// In a few letters; those of PCIe are `nvidia-smi`'s.
+    pub fn short(self) -> String {
+        match self {
+            Self::Nvlink { links: Some(links) } => format!("NV{links}"),
+            Self::Nvlink { links: None } => "NV".to_owned(),
+            Self::Nvswitch { links } => format!("NS{links}"),
+            Self::Pcie { nearest } => match nearest {
+                Ancestor::Board => "PSB",
+                Ancestor::Switch => "PIX",
+                Ancestor::Switches => "PXB",
+                Ancestor::HostBridge => "PHB",
+                Ancestor::NumaNode => "NODE",
+                Ancestor::System => "SYS",
+            }
+            .to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for PeerLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nvlink { links: Some(1) } => f.write_str("1 NVLink"),
+            Self::Nvlink { links: Some(links) } => write!(f, "{links} NVLinks"),
+            Self::Nvlink { links: None } => f.write_str("NVLink"),
+            Self::Nvswitch { links } => write!(f, "{links} NVLinks through NVSwitch"),
+            Self::Pcie { nearest } => f.write_str(match nearest {
+                Ancestor::Board => "PCIe on one board",
+                Ancestor::Switch => "PCIe through one switch",
+                Ancestor::Switches => "PCIe through several switches",
+                Ancestor::HostBridge => "PCIe through a host bridge",
+                Ancestor::NumaNode => "PCIe through host bridges of one NUMA node",
+                Ancestor::System => "PCIe across NUMA nodes",
+            }),
+        }
+    }
 }
 
 /// What a link class took.

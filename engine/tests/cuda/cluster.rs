@@ -109,6 +109,8 @@ fn a_cluster_writes_down_its_gpus_and_measures_every_class_of_links() {
     assert!(gpus.iter().all(|gpu| gpu["memory_bytes"].as_u64().unwrap() > 0 && gpu["name"] != ""));
     assert_ne!(gpus[0]["uuid"], gpus[1]["uuid"]);
     assert_eq!(hardware["peers"].as_array().unwrap().len(), 28);
+    assert_eq!(hardware["peers"][0]["link"], json!({"kind": "pcie", "nearest": "switch"}));
+    assert_eq!(gpus[7]["pcie"], json!({"generation": 4, "lanes": 8}));
     assert!(hardware["nccl"].is_string() && hardware["cuda"].is_string(), "{hardware}");
     let [near, far] = [0, 1].map(|class| &cluster["measured_links"][class]);
     assert_eq!(groups(&near["all_reduce"]), [json!([0, 1]), json!([2, 3])]);
@@ -151,6 +153,26 @@ fn one_gpu_has_no_links_and_needs_no_nccl() {
     let two = PLATFORM.replace("nodes: 2", "nodes: 1");
     bench.write("gpus.yaml", &two);
     bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", "--on cuda: no NCCL");
+}
+
+#[test]
+fn classes_that_do_not_fit_the_gpus_are_warned_of() {
+    let mut bench = Bench::new();
+    bench.double =
+        Double::new().with("CHARIOT_DOUBLE_LINKS", "pairs").with("CUDA_VISIBLE_DEVICES", "0,2,1,3");
+    let two = PLATFORM.replace("nodes: 2", "nodes: 1").replace("name: near", "name: nvlink");
+    bench.write("gpus.yaml", &two);
+    let told = bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
+    let expected = "warning: links.nvlink should be NVLink, but GPUs 0 and 1 have PCIe through host bridges of one NUMA node; \
+                    CUDA_VISIBLE_DEVICES sets the order of GPUs\n";
+    assert!(told.contains(expected), "{told}");
+    assert_eq!(
+        bench.json("cluster.json")["hardware"]["peers"][1]["link"],
+        json!({"kind": "nvlink", "links": 4})
+    );
+    bench.double = Double::new().with("CHARIOT_DOUBLE_LINKS", "pairs").with("CUDA_VISIBLE_DEVICES", "2,3");
+    let told = bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
+    assert!(!told.contains("warning"), "{told}");
 }
 
 #[test]

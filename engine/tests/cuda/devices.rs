@@ -90,3 +90,100 @@ fn one_gpu_needs_no_nccl_and_is_taken_without_being_asked_for() {
     let (code, said) = generate(&Double::new().without("libnccl"), &[]);
     assert_eq!((code, said.as_str()), (Some(0), ""));
 }
+
+/// What `devices` says after its list of GPUs, of 4 of them that are joined so.
+fn links(double: Double) -> Vec<String> {
+    let output = double.with("CHARIOT_DOUBLE_DEVICES", "4").run(&["devices"]);
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let is_other =
+        |line: &&str| ["GPU 0: ", "GPU 1: ", "GPU 2: ", "GPU 3: "].iter().all(|gpu| !line.starts_with(gpu));
+    // Libraries are listed in between.
+    let libraries = ["driver ", "NVRTC ", "Cublas", "NCCL ", "no cuBLASLt"];
+    let others = lines.lines().filter(is_other);
+    others.filter(|line| libraries.iter().all(|name| !line.starts_with(name))).map(str::to_owned).collect()
+}
+
+const SLOTS: &str = "PCIe of GPU 0, 1, 2, 3: generation 4, 16 lanes";
+const NO_ACCESS: &str = "no direct access between GPUs";
+
+/// The table of links, with its rows as cells.
+fn check_links(double: Double, rows: [&str; 4], meanings: &str) {
+    let lines = links(double);
+    assert_eq!(lines[..2], [SLOTS, "links between GPUs:"], "{lines:#?}");
+    let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(cells(&lines[2]), ["0", "1", "2", "3"], "{lines:#?}");
+    let found: Vec<_> = lines[3..7].iter().map(|line| cells(line)).collect();
+    assert_eq!(found, rows.map(cells), "{lines:#?}");
+    assert_eq!(lines[7..], [meanings, NO_ACCESS], "{lines:#?}");
+}
+
+#[test]
+fn nvlink_and_pcie_are_told_apart() {
+    check_links(
+        Double::new().with("CHARIOT_DOUBLE_LINKS", "pairs"),
+        ["0 - NV4 NODE NODE", "1 NV4 - NODE NODE", "2 NODE NODE - NV4", "3 NODE NODE NV4 -"],
+        "NV4: 4 NVLinks; NODE: PCIe through host bridges of one NUMA node",
+    );
+    check_links(
+        Double::new().with("CHARIOT_DOUBLE_LINKS", "hidden"),
+        ["0 - NV NODE NODE", "1 NV - NODE NODE", "2 NODE NODE - NV", "3 NODE NODE NV -"],
+        "NV: NVLink; NODE: PCIe through host bridges of one NUMA node",
+    );
+    check_links(
+        Double::new().with("CHARIOT_DOUBLE_LINKS", "switch"),
+        ["0 - NS12 NS12 NS12", "1 NS12 - NS12 NS12", "2 NS12 NS12 - NS12", "3 NS12 NS12 NS12 -"],
+        "NS12: 12 NVLinks through NVSwitch",
+    );
+    check_links(
+        Double::new(),
+        ["0 - PIX NODE NODE", "1 PIX - NODE NODE", "2 NODE NODE - PIX", "3 NODE NODE PIX -"],
+        "PIX: PCIe through one switch; NODE: PCIe through host bridges of one NUMA node",
+    );
+}
+
+#[test]
+fn links_are_those_of_the_gpus_as_cuda_numbers_them() {
+    let double = Double::new().with("CHARIOT_DOUBLE_LINKS", "pairs").with("CUDA_VISIBLE_DEVICES", "0,2,1,3");
+    check_links(
+        double,
+        ["0 - NODE NV4 NODE", "1 NODE - NODE NV4", "2 NV4 NODE - NODE", "3 NODE NV4 NODE -"],
+        "NV4: 4 NVLinks; NODE: PCIe through host bridges of one NUMA node",
+    );
+    // A slot of fewer lanes, on the other side of the machine.
+    let double = Double::new().with("CUDA_VISIBLE_DEVICES", "7,0").with("CHARIOT_DOUBLE_DEVICES", "8");
+    let output = double.run(&["devices"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "PCIe of GPU 0: generation 4, 8 lanes",
+        "PCIe of GPU 1: generation 4, 16 lanes",
+        "SYS: PCIe across NUMA nodes",
+    ] {
+        assert!(lines.lines().any(|found| found == line), "expected {line:?} in {lines}");
+    }
+}
+
+#[test]
+fn without_nvml_the_driver_is_asked() {
+    let pairs = ["0 - GPU 1", "0 - GPU 2", "0 - GPU 3", "1 - GPU 2", "1 - GPU 3", "2 - GPU 3"];
+    let pairs = pairs.map(|pair| format!("GPU {pair}: no direct access"));
+    let check =
+        |double: Double, why: &str| assert_eq!(links(double), [&[why.to_owned()], &pairs[..]].concat());
+    check(
+        Double::new().without("libnvidia-ml"),
+        "no NVML: libnvidia-ml.so.1, a part of the driver, was not found, so NVLink and PCIe cannot be told apart",
+    );
+    check(
+        Double::new().with("CHARIOT_DOUBLE_LINKS", "none"),
+        "NVML does not start (its error 9), so NVLink and PCIe cannot be told apart",
+    );
+    // It answers nothing about any GPU.
+    assert_eq!(links(Double::new().with("CHARIOT_DOUBLE_LINKS", "broken")), pairs);
+}
+
+#[test]
+fn one_gpu_has_no_links() {
+    let double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "1").without("libnvidia-ml");
+    let lines = String::from_utf8(double.run(&["devices"]).stdout).unwrap();
+    assert!(!lines.contains("links") && !lines.contains("NVML"), "{lines}");
+}

@@ -33,7 +33,7 @@ impl Double {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
         command.args(arguments).stdin(Stdio::null()).env("LD_LIBRARY_PATH", self.folder.path());
-        command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX");
+        command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("CUDA_VISIBLE_DEVICES");
         command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/double"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command

@@ -1,11 +1,14 @@
 //! What GPUs this host has, as plain data: names, memory, how they reach each other, and versions. Opens none of them.
 #![expect(unsafe_code, reason = "calls C libraries")]
 
+use std::ffi::{CStr, CString, c_char};
+
 use cudarc::driver::result::{self, device};
 use cudarc::driver::sys::{self, CUdevice_P2PAttribute as PeerAttribute, CUdevice_attribute as Attribute};
 
 use super::error::{CudaError, driver};
 use super::library::{Library, device_count, nccl_version, require};
+use super::peer_links;
 use crate::sim::hardware::{Gpu, Hardware, Peer};
 
 /// Everything, or why there is no GPU to ask.
@@ -17,13 +20,16 @@ pub fn hardware() -> Result<Hardware, CudaError> {
     let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     let gpus = (0..count).map(gpu).collect::<Result<_, _>>().map_err(driver("ask a GPU what it is"))?;
     let peers = (0..count).flat_map(|a| (a + 1..count).map(move |b| peer([a, b])));
-    Ok(Hardware {
+    let mut hardware = Hardware {
         cuda: format!("{}.{}", version / 1000, version % 1000 / 10),
         driver: kernel_module(),
         nccl: nccl(),
         gpus,
         peers: peers.collect(),
-    })
+    };
+    let bus_ids: Vec<Option<CString>> = (0..count).map(bus_id).collect();
+    peer_links::add(&mut hardware, &bus_ids);
+    Ok(hardware)
 }
 
 /// The kernel module's line: its version stands in the middle of it.
@@ -52,7 +58,19 @@ fn gpu(ordinal: u32) -> Result<Gpu, cudarc::driver::DriverError> {
         uuid: uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect(),
         compute_capability: format!("{major}.{minor}"),
         memory_bytes,
+        pcie: None,
     })
+}
+
+/// Where it is on the PCI bus, as NVML takes it.
+fn bus_id(ordinal: u32) -> Option<CString> {
+    let card = device::get(ordinal as i32).ok()?;
+    let mut text: [c_char; 32] = [0; 32];
+    // SAFETY: a text and its end are written within the length that is told; the device is one that the driver gave.
+    let status = unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, card) };
+    status.result().ok()?;
+    let bytes = text.map(|c| c as u8);
+    CStr::from_bytes_until_nul(&bytes).ok().map(CStr::to_owned)
 }
 
 fn peer(gpus: [u32; 2]) -> Peer {
@@ -65,5 +83,5 @@ fn peer(gpus: [u32; 2]) -> Peer {
     let direct = ask(PeerAttribute::CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED).map(|value| value != 0);
     let rank = direct.filter(|direct| *direct);
     let performance_rank = rank.and_then(|_| ask(PeerAttribute::CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK));
-    Peer { gpus, direct, performance_rank }
+    Peer { gpus, direct, performance_rank, link: None }
 }

@@ -243,7 +243,6 @@ fn devices() -> Vec<String> {
             for ordinal in 0..count {
                 lines.push(device(ordinal).unwrap_or_else(|error| format!("GPU {ordinal}: {:?}", error.0)));
             }
-            lines.extend((0..count).flat_map(|a| (a + 1..count).map(move |b| link(a, b))));
         }
     }
     lines
@@ -268,25 +267,4 @@ fn device(ordinal: i32) -> Result<String, driver::DriverError> {
         )
     };
     Ok(format!("GPU {ordinal}: {name}, compute capability {major}.{minor}, {} MiB", bytes >> 20))
-}
-
-/// How two GPUs reach each other, as far as the driver tells: its rank of the path is lower for a faster one.
-fn link(a: i32, b: i32) -> String {
-    use driver::sys::CUdevice_P2PAttribute as Attribute;
-    let ask = |attribute| {
-        let mut value = 0;
-        // SAFETY: a number is written to a variable of its type; devices are ordinals below the count.
-        let status = unsafe { driver::sys::cuDeviceGetP2PAttribute(&raw mut value, attribute, a, b) };
-        status.result().map(|()| value)
-    };
-    match ask(Attribute::CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED) {
-        Ok(0) => format!("GPU {a} - GPU {b}: no direct access"),
-        Ok(_) => match ask(Attribute::CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK) {
-            Ok(rank) => format!("GPU {a} - GPU {b}: direct access, performance rank {rank}"),
-            Err(error) => {
-                format!("GPU {a} - GPU {b}: direct access, performance rank unknown: {:?}", error.0)
-            }
-        },
-        Err(error) => format!("GPU {a} - GPU {b}: unknown: {:?}", error.0),
-    }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl, timer} -> {library, error}
+//! hardware -> {library, peer_links -> nvml}
 //! ```
 
 mod attention;
@@ -19,6 +20,8 @@ mod launch;
 pub mod library;
 mod memory;
 mod nccl;
+mod nvml;
+mod peer_links;
 mod scratch;
 mod tensor;
 mod timer;
@@ -29,3 +32,5 @@ pub use compile::kernel_folder;
 pub use error::CudaError;
 pub use hardware::hardware;
 pub use library::{check, device_count};
+pub use nvml::NoNvml;
+pub use peer_links::no_nvml;
