@@ -150,6 +150,29 @@ platform() {
     } >"$out/platform.yaml"
 }
 
+# What measured links depend on: platform, versions, and the order of GPUs.
+of_links() {
+    cat "$out/platform.yaml"
+    grep -E '^(driver for|NCCL) ' "$out/devices.log"
+    echo "${CUDA_VISIBLE_DEVICES-all}"
+}
+
+are_links_known() { [ -f "$out/measured.yaml" ] && of_links | cmp -s - "$out/measured-from.txt"; }
+
+# Bring-up measures the links, and writes the platform with them: profiles, and what is simulated with those, have this machine's links. An
+# earlier run's are kept, so that what was finished with them stays finished.
+links() {
+    wanted links || return
+    if are_links_known; then
+        skip links "those of an earlier run are in $out/measured.yaml; delete it to measure them again"
+        return
+    fi
+    step links "$engine" cluster --on cuda --platform "$out/platform.yaml" --out "$out/cluster.json" \
+        --platform-out "$out/measured.yaml" || return
+    of_links >"$out/measured-from.txt"
+    grep warning: "$out/links.log" | tee -a "$report"
+}
+
 # The largest preset whose weights in bf16 take at most six tenths of all memory.
 choose_model() {
     local gigabytes=$((ranks * mib * 6 / 10 / 954))
@@ -167,8 +190,8 @@ experiment() {
         skip figure-8 "expected chariot and chariot-results in $bin"
         return
     fi
-    local all=(--set "platform=./$out/platform.yaml" --set "model=$model")
-    case $out in /*) all[1]="platform=$out/platform.yaml" ;; esac
+    local all=(--set "platform=./$best" --set "model=$model")
+    case $out in /*) all[1]="platform=$best" ;; esac
     if [ "$ranks" = 1 ]; then
         all+=(--set 'layouts={tensor: {tp: 1, pp: 1}}'
             --set 'systems={vLLM: {parallel: tensor, scheduler: {policy: vllm}}, Sarathi: {parallel: tensor, scheduler: {policy: sarathi, chunk: 512}}}')
@@ -192,7 +215,7 @@ trace() {
         return
     fi
     step nsys nsys profile --trace=cuda,osrt --force-overwrite true --output "$out/trace" \
-        "$engine" profile --platform "$out/platform.yaml" --model pipelines/models/falcon-100m.yaml \
+        "$engine" profile --platform "$best" --model pipelines/models/falcon-100m.yaml \
         --parallel "${ranks}x1" --seconds 2 --max-tokens 256 --out "$out/traced.yaml"
 }
 
@@ -212,6 +235,10 @@ platform
 tell chosen "$model" "$gpus GPUs, $ranks used, $mib MiB each at least"
 selftest
 parity
+links
+# The platform as well as it is known.
+best=$out/platform.yaml
+! are_links_known || best=$out/measured.yaml
 experiment
 trace
 archive=$out.tar.gz

@@ -1,5 +1,7 @@
 //! `chariot-engine cluster`: a platform preset becomes `cluster.json`.
 
+mod measured;
+
 use std::io::Write as _;
 
 use anyhow::Context;
@@ -14,8 +16,8 @@ use chariot_engine::sim::hardware::{Fitted, MeasuredLink};
 use chariot_engine::sim::platform::{Backend, Platform, Transport};
 
 use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, places_of};
-use super::files::{mistake, read, write_json, wrong};
-use super::say;
+use super::files::{Output, mistake, read, write_json, wrong};
+use super::{say, yaml};
 
 /// Bring a platform up: check its preset, resolve devices and links
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,9 @@ pub(super) struct Args {
     /// Where to write cluster.json
     #[arg(long, value_name = "FILE")]
     out: Utf8PathBuf,
+    /// With `--on cuda`: where to write the platform with the links that were measured, YAML
+    #[arg(long, value_name = "FILE")]
+    platform_out: Option<Utf8PathBuf>,
 }
 
 /// What executes.
@@ -53,6 +58,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         On::Simulator => Provenance::Simulated,
         On::Cpu | On::Cuda => Provenance::Measured,
     };
+    if args.platform_out.is_some() && !matches!(args.on, On::Cuda) {
+        return Err(wrong(
+            "--platform-out: expected --on cuda, which measures links; elsewhere they are the platform file's",
+        ));
+    }
     if matches!(args.on, On::Cuda) {
         preset.runtime.get_or_insert_default().backend = Backend::Cuda;
         // Ranks elsewhere are for their own hosts to judge.
@@ -62,8 +72,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut cluster =
         Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
+    // A folder that is not there is told before anything is measured.
+    let platform_out = args.platform_out.as_deref().map(Output::create).transpose()?;
     if matches!(args.on, On::Cuda) {
         look_at_gpus(args, &mut cluster)?;
+    }
+    if let Some(mut output) = platform_out {
+        cluster.preset.validate().context("a platform with measured links is valid")?;
+        output.write_all(measured::text(&args.platform, &cluster)?.as_bytes())?;
+        output.publish()?;
     }
     write_json(&args.out, &cluster)?;
     let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;

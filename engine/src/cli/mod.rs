@@ -14,6 +14,7 @@ mod serve;
 mod shard;
 mod simulate;
 mod worker;
+mod yaml;
 
 use std::io::Write as _;
 use std::process::ExitCode;

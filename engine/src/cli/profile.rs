@@ -2,7 +2,6 @@
 
 mod samples;
 mod shown;
-mod yaml;
 
 use std::io::Write as _;
 use std::str::FromStr;
@@ -22,6 +21,7 @@ use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::say;
 use super::shard::DummyDtype;
+use super::yaml;
 use samples::Samples;
 use shown::Shown;
 
@@ -216,7 +216,7 @@ fn header(args: &Args, backend: Backend) -> String {
     let dtype = format!("{dtype:?}").to_lowercase();
     format!(
         "# Costs measured on {}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --max-tokens {max_tokens} \
-         --seconds {seconds}\n# What is simulated with them is simulated. Tables: docs/calibration.md.\n",
+         --seconds {seconds}\n# What is simulated with them is simulated; links are that platform's. Tables: docs/calibration.md.\n",
         machine(backend),
         models.join(" "),
         splits.join(",")

@@ -156,6 +156,41 @@ fn one_gpu_has_no_links_and_needs_no_nccl() {
 }
 
 #[test]
+fn measured_links_become_a_platform_that_is_simulated_and_profiled() {
+    let bench = Bench::new();
+    let two = PLATFORM.replace("nodes: 2", "nodes: 1").replace("name: near", "name: pcie");
+    bench.write("gpus.yaml", &two);
+    bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json --platform-out here.yaml");
+    let measured = bench.json("cluster.json");
+    let text = fs_err::read_to_string(bench.path().join("here.yaml")).unwrap();
+    let head = "# gpus.yaml with links measured on 2 GPUs Chariot CUDA double, by\n";
+    assert!(text.starts_with(head), "{text}");
+    for line in [
+        "  # measured by chariot-engine cluster, 2 GPUs Chariot CUDA double: all-reduce off by ",
+        " at worst; send/recv not measured\n",
+    ] {
+        assert!(text.contains(line), "expected {line:?} in {text}");
+    }
+    bench.succeeds("cluster --platform here.yaml --out simulated.json");
+    let simulated = bench.json("simulated.json");
+    assert_eq!(simulated["preset"]["links"], measured["preset"]["links"]);
+    assert_ne!(simulated["preset"]["links"][0]["all_reduce"]["alpha_us"], 1e9);
+    assert_eq!(simulated["preset"], measured["preset"]);
+    bench.succeeds(
+        "profile --platform here.yaml --model small.yaml --parallel 2x1 --seconds 1 --max-tokens 8 --out profiled.yaml",
+    );
+    bench.succeeds("cluster --platform profiled.yaml --out profiled.json");
+    let profiled = bench.json("profiled.json");
+    assert_eq!(profiled["preset"]["links"], measured["preset"]["links"]);
+    assert!(profiled["preset"]["stage"]["measured"].is_object(), "{profiled}");
+    bench.refuses(
+        "cluster --platform gpus.yaml --out no.json --platform-out no.yaml",
+        "--platform-out: expected --on cuda",
+    );
+    assert!(!bench.path().join("no.yaml").exists());
+}
+
+#[test]
 fn classes_that_do_not_fit_the_gpus_are_warned_of() {
     let mut bench = Bench::new();
     bench.double =

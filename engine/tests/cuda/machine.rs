@@ -12,7 +12,11 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// What the script says, and how it ends. `double`: whose libraries it finds.
 fn script(double: &Double, out: &Path, bin: &Path, more: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new("bash");
-    command.arg(format!("{ROOT}/pipelines/examples/gpu-machine.sh")).arg("--out").arg(out);
+    command
+        .arg(format!("{ROOT}/pipelines/examples/gpu-machine.sh"))
+        .arg("--out")
+        .arg(out)
+        .env_remove("CUDA_VISIBLE_DEVICES");
     command.arg("--bin").arg(bin).args(more);
     let variables: Vec<_> = double
         .command(&[])
@@ -40,7 +44,7 @@ fn on_the_double_tokens_are_compared_and_what_is_absent_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("machine");
     let double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "1");
-    let more = ["--only", "inventory,parity,nsys", "--nsys"];
+    let more = ["--only", "inventory,parity,links,nsys", "--nsys"];
     let (code, said) = script(&double, &out, engine_folder(), &more);
     assert_eq!(code, Some(0), "{said}");
     let report = fs_err::read_to_string(out.join("report.txt")).unwrap();
@@ -54,6 +58,19 @@ fn on_the_double_tokens_are_compared_and_what_is_absent_is_skipped() {
     let log = fs_err::read_to_string(out.join("parity-mistral-1x1.log")).unwrap();
     assert_eq!(log.matches("\"token_ids\":[").count(), 6, "{log}");
     assert!(folder.path().join("machine.tar.gz").exists(), "{said}");
+    // The platform as it was found goes back, and is not measured twice.
+    check_line(&report, "ok", "links", "");
+    let measured = fs_err::read_to_string(out.join("measured.yaml")).unwrap();
+    assert!(
+        measured.contains("platform.yaml with no links to measure, on 1 GPU Chariot CUDA double"),
+        "{measured}"
+    );
+    let (_, said) = script(&double, &out, engine_folder(), &["--only", "links"]);
+    check_line(&said, "SKIPPED", "links", "those of an earlier run are in ");
+    // Other GPUs, or the same in another order, are.
+    let double = double.with("CUDA_VISIBLE_DEVICES", "0");
+    let (_, said) = script(&double, &out, engine_folder(), &["--only", "links"]);
+    check_line(&said, "ok", "links", "");
 }
 
 #[test]
@@ -101,6 +118,7 @@ fn a_step_that_fails_is_told_and_ends_no_other() {
         ("FAILED", "parity-falcon-new-2x1", "exit code 1"),
         ("SKIPPED", "parity-falcon-new-2x2", "it needs 4 GPUs, there are 2"),
         ("FAILED", "parity-mistral-1x1", "exit code 1"),
+        ("FAILED", "links", "exit code 7"),
         ("SKIPPED", "figure-8", "expected chariot and chariot-results in"),
         ("ok", "nsys", ""),
     ] {

@@ -13,16 +13,36 @@ const WORDS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y"
 
 /// The text of a platform.
 pub(super) fn platform(platform: &Platform) -> serde_json::Result<String> {
+    platform_with(platform, &[])
+}
+
+/// The same with a comment above each class of links; a class beyond the comments has none.
+pub(super) fn platform_with(platform: &Platform, comments: &[String]) -> serde_json::Result<String> {
     let Value::Object(members) = serde_json::to_value(platform)? else {
         unreachable!("a struct becomes an object")
     };
     let mut text = String::new();
     for key in ORDER {
-        if let Some(value) = members.get(key) {
-            member(key, value, 0, &mut text);
+        match members.get(key) {
+            Some(Value::Array(classes)) if key == "links" && !comments.is_empty() => {
+                commented(key, classes, comments, &mut text);
+            }
+            Some(value) => member(key, value, 0, &mut text),
+            None => {}
         }
     }
     Ok(text)
+}
+
+/// A list with a comment above each item.
+fn commented(key: &str, items: &[Value], comments: &[String], text: &mut String) {
+    text.push_str(&format!("{key}:\n"));
+    for (index, item) in items.iter().enumerate() {
+        if let Some(comment) = comments.get(index) {
+            text.push_str(&format!("  # {comment}\n"));
+        }
+        self::item(item, 2, text);
+    }
 }
 
 fn member(key: &str, value: &Value, indent: usize, text: &mut String) {
@@ -43,8 +63,14 @@ fn member(key: &str, value: &Value, indent: usize, text: &mut String) {
     }
 }
 
+/// Its members, the name first.
+fn named(members: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    let others = members.iter().filter(|(key, _)| *key != "name");
+    members.get_key_value("name").into_iter().chain(others)
+}
+
 fn block(members: &Map<String, Value>, indent: usize, text: &mut String) {
-    for (key, value) in members {
+    for (key, value) in named(members) {
         member(key, value, indent, text);
     }
 }
@@ -73,7 +99,7 @@ fn flow(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
         Value::Object(members) => {
             let member = |(key, value): (&String, &Value)| format!("{key}: {}", flow(value));
-            format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(", "))
+            format!("{{{}}}", named(members).map(member).collect::<Vec<_>>().join(", "))
         }
         Value::String(string) => plain(string),
         Value::Number(number) => {
@@ -107,6 +133,14 @@ mod tests {
             let written = platform(&preset(name)).unwrap();
             assert_eq!(serde_saphyr::from_str::<Platform>(&written).unwrap(), preset(name), "{written}");
         }
+    }
+
+    #[test]
+    fn a_comment_stands_above_its_class() {
+        let preset = preset("constant-x8");
+        let written = platform_with(&preset, &["where it comes from".to_owned()]).unwrap();
+        assert!(written.contains("\nlinks:\n  # where it comes from\n  - name: instant\n"), "{written}");
+        assert_eq!(serde_saphyr::from_str::<Platform>(&written).unwrap(), preset);
     }
 
     #[test]
