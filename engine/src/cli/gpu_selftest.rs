@@ -149,12 +149,13 @@ impl Report {
             return format!("GPU {gpu} {what}: {failure}");
         }
         let (count, gpus, seconds) = (self.checks().count(), self.gpus, self.seconds);
-        let them = if gpus == 1 {
-            "1 GPU computes".to_owned()
-        } else {
-            format!("{gpus} GPUs compute and exchange values")
+        let what = match (self.alone, gpus) {
+            (_, 1) => "1 GPU computes".to_owned(),
+            (0, _) => format!("{gpus} GPUs exchange values"),
+            _ if self.found.len() > self.alone => format!("{gpus} GPUs compute and exchange values"),
+            _ => format!("{gpus} GPUs compute"),
         };
-        format!("{them} rightly: {count} results in {seconds:.1} s")
+        format!("{what} rightly: {count} results in {seconds:.1} s")
     }
 
     fn answer(&self) -> Answer<'_> {

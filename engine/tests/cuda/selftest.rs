@@ -150,7 +150,7 @@ fn without_a_gpu_it_says_what_is_missing() {
     assert_eq!((code, err.as_str()), (Some(2), "error: --devices: expected numbers below 8, found 8\n"));
 }
 
-/// One GPU, whose link to none is not measured.
+/// One GPU, whose link to none is not measured; tests of several put their number in its place.
 const PLATFORM: &str = "name: one-gpu\nnodes: 1\ngpus_per_node: 1\ngpu_memory_gb: 0.5\n\
     links: [{name: none, span: 1, all_reduce: {alpha_us: 1, ring_gbps: 1}, send_recv: {alpha_us: 1, gbps: 1}}]\n\
     runtime: {threads: 1, transport: shared_memory}\n";
@@ -161,17 +161,20 @@ const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk"
     "max_model_len": 16, "block_size": 16, "gpu_memory_utilization": 0.05, "time_limit_s": 60.0,
     "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
 
-/// A folder with all that a trial of one rank needs.
-fn trial_folder(double: &Double) -> tempfile::TempDir {
+/// A folder with all that a trial of one stage of `tp` ranks needs.
+fn trial_folder(double: &Double, tp: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    fs_err::write(path("platform.yaml"), PLATFORM).unwrap();
+    let platform = PLATFORM
+        .replace("gpus_per_node: 1", &format!("gpus_per_node: {tp}"))
+        .replace("span: 1", &format!("span: {tp}"));
+    fs_err::write(path("platform.yaml"), platform).unwrap();
     fs_err::write(path("small.yaml"), MODEL).unwrap();
     fs_err::write(path("config.json"), CONFIG).unwrap();
-    for line in [
-        "cluster --platform platform.yaml --on cuda --out cluster.json",
-        "shard --cluster cluster.json --model small.yaml --tp 1 --pp 1 --dummy 1 --out weights.json",
-    ] {
+    let shard = format!(
+        "shard --cluster cluster.json --model small.yaml --tp {tp} --pp 1 --dummy 1 --out weights.json"
+    );
+    for line in ["cluster --platform platform.yaml --on cuda --out cluster.json", &shard] {
         let (code, out, err) = said(&run_in(&folder, double, line));
         assert_eq!(code, Some(0), "{line}: {out}{err}");
     }
@@ -190,7 +193,7 @@ fn a_trial_is_measured_on_a_gpu_that_passed_once_and_on_no_other() {
     let caches = tempfile::tempdir().unwrap();
     let cache = caches.path().to_str().unwrap();
     let right = Double::new().with("XDG_CACHE_HOME", cache);
-    let folder = trial_folder(&right);
+    let folder = trial_folder(&right, 1);
     let wrong = Double::new().with("XDG_CACHE_HOME", cache).with("CHARIOT_DOUBLE_WRONG", "silu_mul");
     let (code, out, err) = said(&run_in(&folder, &wrong, BENCH));
     assert_eq!(code, Some(1), "{out}{err}");
@@ -213,4 +216,25 @@ fn a_trial_is_measured_on_a_gpu_that_passed_once_and_on_no_other() {
     let (code, out, err) = said(&run_in(&folder, &wrong, line));
     assert_eq!(code, Some(1), "{out}{err}");
     assert!(err.contains("nothing is measured on it"), "{err}");
+}
+
+#[test]
+fn a_trial_of_two_gpus_waits_for_what_they_exchange() {
+    let caches = tempfile::tempdir().unwrap();
+    let cache = caches.path().to_str().unwrap();
+    let right = Double::new().with("XDG_CACHE_HOME", cache);
+    // Each of them computes rightly, and that is remembered.
+    for gpu in ["0", "1"] {
+        let (code, out, err) = said(&right.run(&["gpu-selftest", "--devices", gpu]));
+        assert_eq!(code, Some(0), "{out}{err}");
+    }
+    let folder = trial_folder(&right, 2);
+    let wrong = Double::new().with("XDG_CACHE_HOME", cache).with("CHARIOT_DOUBLE_WRONG", "nccl");
+    let (code, _, err) = said(&run_in(&folder, &wrong, BENCH));
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.starts_with("error: GPU 0 gets wrong values: all_reduce of "), "{err}");
+    let (code, _, err) = said(&run_in(&folder, &right, BENCH));
+    assert_eq!(code, Some(0), "{err}");
+    // Six results of each of two GPUs in three types, and no operations again.
+    assert!(err.contains("2 GPUs exchange values rightly: 36 results in "), "{err}");
 }
