@@ -61,6 +61,7 @@ fn start(parallel: Parallel, sequences: u32) -> anyhow::Result<Engine<RuntimeExe
         weights: Weights::HuggingFace(MODEL.into()),
         kv: KvSpec { blocks, block_size: BLOCK_SIZE },
         max_model_len: PROMPT + OUTPUT,
+        batch_tokens: 2048,
         places: Places::here(),
         shared_memory: true,
         cores: Vec::new(),

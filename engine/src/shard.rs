@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::shape::{F16_BYTES, Family, ModelShape};
+use crate::shape::{Family, ModelShape};
 
 /// Rows of the embedding come in multiples of this, on every rank.
 const VOCAB_MULTIPLE: u64 = 64;
@@ -120,12 +120,18 @@ impl Division {
         2 * dtype.bytes() * u64::from(self.rank.kv_heads) * u64::from(shape.head_dim) * u64::from(layers)
     }
 
-    /// Peak bytes of activations that one forward pass of `tokens` holds beside weights and KV: four hidden states
+    /// Bytes of the weights of the rank that holds most, all of `dtype`.
+    pub fn weight_bytes_max(&self, shape: &ModelShape, dtype: Dtype) -> u64 {
+        let stage = |stage| self.tensors(shape, stage, dtype).iter().map(|tensor| tensor.bytes).sum();
+        (0..self.parallel.pp).map(stage).max().unwrap_or(0)
+    }
+
+    /// Peak bytes of activations of `dtype` that one forward pass of `tokens` holds beside weights and KV: four hidden states
     /// (residual, norm's output, two outputs that are summed) and twice this rank's QKV and MLP columns (input and output of a kernel).
-    pub fn activation_bytes(&self, shape: &ModelShape, tokens: u32) -> u64 {
+    pub fn activation_bytes(&self, shape: &ModelShape, tokens: u32, dtype: Dtype) -> u64 {
         let qkv = u64::from(self.rank.query_heads + 2 * self.rank.kv_heads) * u64::from(shape.head_dim);
         let mlp = u64::from(self.rank.ffn_size) * u64::from(shape.family.ffn_inputs());
-        u64::from(tokens) * F16_BYTES * (4 * u64::from(shape.hidden_size) + 2 * (qkv + mlp))
+        u64::from(tokens) * dtype.bytes() * (4 * u64::from(shape.hidden_size) + 2 * (qkv + mlp))
     }
 
     /// Every tensor of a rank of `stage`, with values of `dtype`.

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::manifest::{Manifest, Memory};
 use crate::sched::{ChunkSchedule, Compat, ConfigError, Policy, SchedulerConfig};
-use crate::shard::{Division, Parallel};
+use crate::shard::{Division, Dtype, Parallel};
 use crate::sim::cluster::Provenance;
 use crate::sim::coefficient::Band;
 use crate::workload::Workload;
@@ -190,7 +190,7 @@ impl TrialConfig {
     pub fn kv_blocks(&self, weights: &Manifest, division: &Division) -> Result<u32, TrialError> {
         let Memory { gpu_bytes, weight_bytes_max, kv_bytes_per_token } = weights.memory;
         let budget = (gpu_bytes as f64 * self.gpu_memory_utilization) as u64;
-        let activations = division.activation_bytes(&weights.shape, self.max_model_len);
+        let activations = division.activation_bytes(&weights.shape, self.max_model_len, Dtype::Float16);
         let free = budget.saturating_sub(weight_bytes_max + activations);
         let block_bytes = kv_bytes_per_token * u64::from(self.block_size.max(1));
         match u32::try_from(free / block_bytes).unwrap_or(u32::MAX) {

@@ -149,7 +149,7 @@ extern "C" fn cuDeviceTotalMem_v2(out: *mut usize, _device: c_int) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
-    put(free, total_bytes().saturating_sub(memory().used())) | put(total, total_bytes())
+    put(free, memory().free_bytes()) | put(total, total_bytes())
 }
 
 #[unsafe(no_mangle)]

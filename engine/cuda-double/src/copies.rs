@@ -5,7 +5,7 @@ use std::ffi::c_uint;
 
 use crate::context::{Ptr, key};
 use crate::cuda::code;
-use crate::memory::{memory, opened, total_bytes};
+use crate::memory::{memory, opened};
 use crate::pinned::{self, Pinned};
 use crate::status::{ILLEGAL_ADDRESS, INVALID_VALUE, OUT_OF_MEMORY, failed, put};
 use crate::stream::{self, Op};
@@ -19,7 +19,7 @@ extern "C" fn cuMemAlloc_v2(out: *mut usize, bytes: usize) -> u32 {
     if bytes == 0 {
         return INVALID_VALUE;
     }
-    if memory.used() + bytes > total_bytes() {
+    if bytes > memory.free_bytes() {
         return OUT_OF_MEMORY;
     }
     memory.allocate(bytes).map_or(OUT_OF_MEMORY, |start| put(out, start))

@@ -38,6 +38,11 @@ pub(crate) fn total_bytes() -> usize {
     std::env::var("CHARIOT_DOUBLE_MEMORY").ok().and_then(|n| n.parse().ok()).unwrap_or(TOTAL_BYTES)
 }
 
+/// What other processes hold of it: CHARIOT_DOUBLE_TAKEN, else nothing.
+fn taken_bytes() -> usize {
+    std::env::var("CHARIOT_DOUBLE_TAKEN").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 fn protect(from: usize, bytes: usize, mode: i32) {
     // SAFETY: only pages that `allocate` mapped and still owns are named.
     let done = unsafe { libc::mprotect(from as *mut libc::c_void, bytes, mode) };
@@ -89,8 +94,13 @@ impl Memory {
     }
 
     /// Bytes of live allocations.
-    pub(crate) fn used(&self) -> usize {
+    fn used(&self) -> usize {
         self.allocations.iter().filter(|a| a.live).map(|a| a.bytes).sum()
+    }
+
+    /// Bytes that an allocation may still take.
+    pub(crate) fn free_bytes(&self) -> usize {
+        total_bytes().saturating_sub(taken_bytes() + self.used())
     }
 
     /// Lets everything live be read and written until everybody who opened it has closed it.

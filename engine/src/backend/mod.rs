@@ -79,7 +79,8 @@ pub trait Backend {
     /// Angles `position / theta^(2 i / head_dim)`, i below `head_dim / 2`, of positions below `positions`.
     fn rotary(&self, theta: f64, head_dim: usize, positions: usize) -> Result<Self::Rotary, Self::Error>;
 
-    /// Room for `blocks` blocks of `block_size` tokens in each of `layers` layers.
+    /// Room for `blocks` blocks of `block_size` tokens in each of `layers` layers, made after all weights. A backend that knows how much of its
+    /// memory is free refuses what would not leave `activations` bytes for a step.
     fn kv_cache(
         &self,
         shape: &AttentionShape,
@@ -87,10 +88,16 @@ pub trait Backend {
         blocks: usize,
         block_size: usize,
         dtype: Dtype,
+        activations: u64,
     ) -> Result<Self::KvCache, Self::Error>;
 
     /// Bytes of all keys and values.
     fn kv_bytes(&self, kv: &Self::KvCache) -> u64;
+
+    /// Bytes that are free now in memory of the backend's own, when all that was asked for is done; `None`: it has none.
+    fn free_bytes(&self) -> Result<Option<u64>, Self::Error> {
+        Ok(None)
+    }
 
     /// A group of these ranks of the mesh, in this order; this rank is among them. Each of them makes it, and its groups in one order.
     fn group(&mut self, mesh: &Mesh, ranks: &[usize]) -> Result<Box<Self::Group>, Self::Error>;

@@ -1,4 +1,5 @@
-//! Measures what a cluster's links take, with the ranks and communicators that trials run on. Knows no file and no command line.
+//! Measures what a cluster's links take and what its devices have free, with the ranks and communicators that trials run on. Knows no file and
+//! no command line.
 
 mod fit;
 mod groups;
@@ -29,7 +30,7 @@ const ROWS_MAX: u32 = 30;
 /// Time for the rows of a size in a group, where `ROWS_MIN` take less.
 const ROWS_NS: u64 = 200_000_000;
 
-/// Why links could not be measured.
+/// Why nothing could be measured.
 #[derive(Debug, Error)]
 pub enum BringUpError {
     /// Workers could not be started.
@@ -40,10 +41,20 @@ pub enum BringUpError {
     Lost(#[from] Loss),
 }
 
+/// What ranks found out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    /// What each class takes, nearest first; a class that joins no two devices is left out.
+    pub links: Vec<MeasuredLink>,
+    /// Bytes of each device's memory that stay free while ranks run on it with all that they need beside weights, keys and values: context,
+    /// kernels, libraries, communicators. By rank; `None`: devices have no memory of their own.
+    pub free_bytes: Option<Vec<u64>>,
+}
+
 /// The smallest model of so many stages: workers load one, whatever they are for.
 pub fn weights(devices: u32) -> Weights {
     let shape = ModelShape {
-        name: "links".to_owned(),
+        name: "bring-up".to_owned(),
         family: Family::Llama,
         hidden_size: 64,
         layers: devices,
@@ -59,25 +70,23 @@ pub fn weights(devices: u32) -> Weights {
     Weights::Dummy { config: Box::new(ModelConfig::of_shape(shape)), seed: 0, dtype: DTYPE }
 }
 
-/// What each class takes, nearest first; a class that joins no two devices is left out. `plan` says how ranks run: layout, weights and
-/// caches are set here, a stage a device. `progress` is told what is going on.
-pub fn links(
+/// Measures links and free memory. `plan` says how ranks run: layout, weights and caches are set here, a stage a device. `progress` is told
+/// what is going on.
+pub fn look(
     program: &Path,
     mut plan: Plan,
     classes: &[Link],
     devices: u32,
     progress: &mut dyn FnMut(&str),
-) -> Result<Vec<MeasuredLink>, BringUpError> {
-    if devices < 2 {
-        return Ok(Vec::new());
-    }
+) -> Result<Found, BringUpError> {
     plan.parallel = Parallel { tp: 1, pp: devices };
     plan.weights = weights(devices);
     plan.kv = KvSpec { blocks: 1, block_size: 1 };
     plan.max_model_len = 1;
+    plan.batch_tokens = 1;
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
-    let mut found = Vec::new();
+    let mut links = Vec::new();
     let mut narrower = 1;
     for Link { name, span, .. } in classes {
         progress(&format!("all-reduces over {name}"));
@@ -87,12 +96,14 @@ pub fn links(
         let pairs = groups::pairs(*span, narrower, devices);
         let send_recv = measure(&mut executor, ExchangeKind::SendRecv, &pairs)?;
         if all_reduce.is_some() || send_recv.is_some() {
-            found.push(MeasuredLink { name: name.clone(), all_reduce, send_recv });
+            links.push(MeasuredLink { name: name.clone(), all_reduce, send_recv });
         }
         narrower = *span;
     }
+    // By now every communicator has moved values and has its buffers.
+    let free_bytes = executor.free_bytes()?;
     executor.finish()?;
-    Ok(found)
+    Ok(Found { links, free_bytes })
 }
 
 /// The line through all groups' times; none without a group.

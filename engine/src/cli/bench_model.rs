@@ -152,6 +152,7 @@ impl<B: Backend> Bench<B> {
             stage: 0,
             tp_rank: 0,
             max_positions: blocks * BLOCK_SIZE,
+            batch_tokens: args.batch * args.prompt.max(1),
         };
         let source = HuggingFace::open(&args.model, &plan).map_err(wrong)?;
         let (expected, found) = (Dtype::from(args.dtype), source.dtype().map_err(wrong)?);

@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Platform preset, YAML
     #[arg(long, value_name = "FILE")]
     platform: Utf8PathBuf,
-    /// Whether its numbers will be simulated, or measured on processes of this host or on GPUs; on GPUs its links are measured now
+    /// Whether its numbers will be simulated, or measured on processes of this host or on GPUs; on GPUs links and free memory are measured now
     #[arg(long, value_enum, default_value_t = On::Simulator)]
     on: On,
     /// Where to write cluster.json
@@ -87,16 +87,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     say(format_args!("{platform} ({provenance}): {nodes} x {gpus_per_node} devices"))
 }
 
-/// Writes down what GPUs there are, and measures their links.
+/// Writes down what GPUs there are, and measures their links and free memory.
 fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
     let runtime = cluster.preset.runtime.clone().unwrap_or_default();
     check_cores(&args.platform, "", &runtime)?;
     // Of other hosts' GPUs this one cannot tell.
     if runtime.places.is_empty() {
         let hardware = cuda::hardware()?;
-        let used = hardware.gpus.iter().take(cluster.devices.len());
-        let least = used.map(|gpu| gpu.memory_bytes).min().unwrap_or(u64::MAX) as f64 / 1e9;
-        cluster.preset.gpu_memory_gb = cluster.preset.gpu_memory_gb.min(least);
         for doubt in bring_up::doubts(&cluster.preset, &hardware.peers) {
             // Nobody is left to tell if stderr is closed.
             let _ = writeln!(std::io::stderr(), "warning: {doubt}");
@@ -112,6 +109,7 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         weights: bring_up::weights(devices),
         kv: KvSpec { blocks: 1, block_size: 1 },
         max_model_len: 1,
+        batch_tokens: 1,
         places: places_of(&cluster.preset),
         shared_memory: runtime.transport == Transport::SharedMemory,
         cores: cores_of(&runtime),
@@ -124,7 +122,14 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         // Nobody is left to tell if stderr is closed.
         let _ = writeln!(std::io::stderr(), "{what}");
     };
-    cluster.take_links(bring_up::links(&program, plan, &classes, devices, &mut progress)?);
+    let found = bring_up::look(&program, plan, &classes, devices, &mut progress)?;
+    cluster.take_links(found.links);
+    if let Some(least) = cluster.take_memory(&found.free_bytes.unwrap_or_default()) {
+        let (free, planned) = (least as f64 / 1e9, cluster.preset.gpu_memory_gb);
+        say(format_args!(
+            "  memory (measured): {free:.2} GB free on each GPU, {planned:.2} GB planned with"
+        ))?;
+    }
     cluster.measured_links.iter().try_for_each(say_link)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::backend::BackendName;
+use chariot_engine::bring_up;
 use chariot_engine::engine::{Completed, Engine};
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::model::{KvSpec, ModelConfig};
@@ -173,7 +174,27 @@ fn scheduler(args: &Args, prompts: &[Vec<u32>]) -> anyhow::Result<Scheduler> {
     Scheduler::new(config).map_err(wrong)
 }
 
-/// Starts workers for a model's folder, without emulated links, on whatever cores the system gives.
+/// Ranks on this host, without emulated links, on whatever cores the system gives; weights and caches are the smallest there are.
+pub(super) fn local(backend: BackendName, parallel: Parallel, threads: u32, tcp: bool) -> runtime::Plan {
+    runtime::Plan {
+        backend,
+        operations: false,
+        parallel,
+        threads: threads as usize,
+        weights: bring_up::weights(parallel.ranks()),
+        kv: KvSpec { blocks: 1, block_size: 1 },
+        max_model_len: 1,
+        batch_tokens: 1,
+        places: Places::here(),
+        shared_memory: !tcp,
+        cores: Vec::new(),
+        links: None,
+        ready_by: READY_BY,
+        step_by: STEP_BY,
+    }
+}
+
+/// Starts workers for a model's folder.
 pub(super) fn launch(
     model: &Utf8Path,
     backend: BackendName,
@@ -183,19 +204,13 @@ pub(super) fn launch(
     scheduler: &SchedulerConfig,
 ) -> anyhow::Result<RuntimeExecutor> {
     let plan = runtime::Plan {
-        backend,
-        operations: false,
-        parallel,
-        threads: threads as usize,
         weights: Weights::HuggingFace(model.to_owned()),
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
-        places: Places::here(),
-        shared_memory: !tcp,
-        cores: Vec::new(),
-        links: None,
-        ready_by: READY_BY,
-        step_by: STEP_BY,
+        batch_tokens: scheduler
+            .batch_tokens_max()
+            .min(scheduler.max_model_len.saturating_mul(scheduler.batch_cap)),
+        ..local(backend, parallel, threads, tcp)
     };
     let program = std::env::current_exe().context("find this executable")?;
     Ok(RuntimeExecutor::launch(&program, &plan)?)

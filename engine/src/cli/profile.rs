@@ -189,6 +189,7 @@ fn measure(
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },
         kv: KvSpec { blocks: 1, block_size: 1 },
         max_model_len: 1,
+        batch_tokens: 1,
         places: places_of(platform),
         shared_memory: runtime.transport == Transport::SharedMemory,
         cores: cores_of(runtime),

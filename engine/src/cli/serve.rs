@@ -3,18 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use anyhow::Context;
 use camino::Utf8PathBuf;
+use chariot_engine::backend::BackendName;
+use chariot_engine::bring_up;
 use chariot_engine::engine::Engine;
 use chariot_engine::model::ModelConfig;
 use chariot_engine::sched::{ChunkSchedule, Compat, Policy, Scheduler, SchedulerConfig};
 use chariot_engine::serve::{Limits, ServedModel, serve};
+use chariot_engine::shape::ModelShape;
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::choice::Choice;
 use super::files::{mistake, read, wrong};
-use super::generate::launch;
+use super::generate::{launch, local};
 use super::say;
 
 /// Tokens of a KV block.
@@ -23,6 +27,10 @@ const BLOCK_SIZE: u32 = 16;
 const MODEL_LEN: u32 = 2048;
 /// Prompt tokens of a batch, where nothing else is said.
 const CHUNK: u32 = 512;
+/// Memory of a rank on the CPU for keys and values, where nothing else is said.
+const KV_MEMORY: u64 = 1 << 30;
+/// Share of a GPU's free memory that weights, activations, keys and values may take, where nothing else is said.
+const GPU_SHARE: f64 = 0.9;
 
 /// Serve a model of a Hugging Face folder over HTTP, as OpenAI does
 ///
@@ -60,9 +68,10 @@ pub(super) struct Args {
     /// KV blocks of 16 tokens
     #[arg(long, value_name = "N", conflicts_with = "kv_memory", value_parser = clap::value_parser!(u32).range(1..))]
     kv_blocks: Option<u32>,
-    /// Memory of a rank for KV blocks, e.g. 512MiB or 2GiB; no more is taken than the longest sequences of a full batch need
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
-    kv_memory: u64,
+    /// Memory of a rank for KV blocks, e.g. 512MiB or 2GiB; no more is taken than the longest sequences of a full batch need; default: 1GiB,
+    /// and on GPUs nine tenths of what is free there, less weights and activations
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    kv_memory: Option<u64>,
     /// Longest prompt plus output, in tokens; default: max_position_embeddings of config.json, or 2048
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..))]
     max_model_len: Option<u32>,
@@ -137,7 +146,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let members: Members = serde_json::from_str(&text).map_err(|error| mistake(&path, error))?;
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     let division = Division::new(&config.shape, parallel).map_err(wrong)?;
-    let scheduler = scheduler(args, &config, &members, &division)?;
+    let backend = args.backend.choose(parallel.ranks())?;
+    let scheduler = scheduler(args, &config, &members, &division, backend)?;
     let max_model_len = scheduler.config().max_model_len;
     let name = args.served_model_name.clone().unwrap_or_else(|| folder.to_owned());
     let vocabulary = config.shape.vocab_size;
@@ -149,14 +159,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| wrong(format_args!("--host, --port: listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
     let blocks = scheduler.config().blocks;
-    let mut executor = launch(
-        &args.model,
-        args.backend.choose(parallel.ranks())?,
-        parallel,
-        args.threads,
-        args.tcp,
-        scheduler.config(),
-    )?;
+    let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
     executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
     executor.start();
     let limits = Limits {
@@ -180,22 +183,42 @@ fn scheduler(
     config: &ModelConfig,
     members: &Members,
     division: &Division,
+    backend: BackendName,
 ) -> anyhow::Result<Scheduler> {
     let max_model_len = args.max_model_len.or(members.max_position_embeddings).unwrap_or(MODEL_LEN);
     if let Some(window) = config.attention_window.filter(|window| *window < max_model_len) {
         let expected = format!("at most {window}, the model's attention window");
         return Err(wrong(format_args!("--max-model-len: expected {expected}, found {max_model_len}")));
     }
-    let config = SchedulerConfig {
+    let shape = &config.shape;
+    let mut config = SchedulerConfig {
         policy: policy(args, max_model_len)?,
         batch_cap: args.batch_cap,
         max_model_len,
         block_size: BLOCK_SIZE,
-        blocks: args.kv_blocks.map_or_else(|| blocks(args, config, members, division, max_model_len), Ok)?,
+        // Known when all else is.
+        blocks: args.kv_blocks.unwrap_or(1),
         stages: args.pp,
         watermark: None,
         compat: Compat::Honest,
     };
+    if args.kv_blocks.is_none() {
+        // Keys and values are stored in the weights' type; the widest where the configuration does not say.
+        let dtype = match members.dtype.as_deref() {
+            Some("float16") => Dtype::Float16,
+            Some("bfloat16") => Dtype::Bfloat16,
+            _ => Dtype::Float32,
+        };
+        let bytes = match (args.kv_memory, backend) {
+            (Some(bytes), _) => bytes,
+            (None, BackendName::Cpu) => KV_MEMORY,
+            (None, BackendName::Cuda { .. }) => {
+                free_for_kv(args, backend, division, shape, dtype, config.batch_tokens_max())?
+            }
+        };
+        let block_bytes = division.kv_bytes_per_token(shape, dtype) * u64::from(BLOCK_SIZE);
+        config.blocks = blocks(bytes, block_bytes, args.batch_cap, max_model_len)?;
+    }
     Scheduler::new(config).map_err(wrong)
 }
 
@@ -216,30 +239,44 @@ fn policy(args: &Args, max_model_len: u32) -> anyhow::Result<Policy> {
     }
 }
 
-/// As many blocks as --kv-memory holds, but no more than could ever be used.
-fn blocks(
+/// What keys and values may take of the fullest GPU: a share of what is free there, without weights and the largest batch's activations.
+fn free_for_kv(
     args: &Args,
-    config: &ModelConfig,
-    members: &Members,
+    backend: BackendName,
     division: &Division,
-    max_model_len: u32,
-) -> anyhow::Result<u32> {
-    // Keys and values are stored in the weights' type; the widest where the configuration does not say.
-    let dtype = match members.dtype.as_deref() {
-        Some("float16") => Dtype::Float16,
-        Some("bfloat16") => Dtype::Bfloat16,
-        _ => Dtype::Float32,
-    };
-    let block_bytes = division.kv_bytes_per_token(&config.shape, dtype) * u64::from(BLOCK_SIZE);
-    let held = args.kv_memory / block_bytes;
+    shape: &ModelShape,
+    dtype: Dtype,
+    batch_tokens: u32,
+) -> anyhow::Result<u64> {
+    let program = std::env::current_exe().context("find this executable")?;
+    let plan = local(backend, division.parallel, args.threads, args.tcp);
+    let devices = division.parallel.ranks();
+    let found = bring_up::look(&program, plan, &[], devices, &mut |_| {})?;
+    let free = found.free_bytes.and_then(|bytes| bytes.into_iter().min()).unwrap_or(0);
+    let weights = division.weight_bytes_max(shape, dtype);
+    let activations = division.activation_bytes(shape, batch_tokens, dtype);
+    let left = (free as f64 * GPU_SHARE) as u64;
+    match left.checked_sub(weights + activations) {
+        Some(bytes) => Ok(bytes),
+        None => Err(wrong(format_args!(
+            "expected GPUs with room for {:.2} GB of weights and {:.2} GB of activations, found {:.2} GB free on one: take more ranks with --tp or --pp",
+            weights as f64 / 1e9,
+            activations as f64 / 1e9,
+            free as f64 / 1e9
+        ))),
+    }
+}
+
+/// As many blocks as so many bytes hold, but no more than could ever be used.
+fn blocks(bytes: u64, block_bytes: u64, batch_cap: u32, max_model_len: u32) -> anyhow::Result<u32> {
+    let held = bytes / block_bytes;
     if held == 0 {
-        let found = args.kv_memory;
         return Err(wrong(format_args!(
-            "--kv-memory: expected at least a block, {block_bytes} bytes, found {found}"
+            "--kv-memory: expected at least a block, {block_bytes} bytes, found {bytes}"
         )));
     }
     // With one sequence's more, for the watermark.
-    let used = u64::from(args.batch_cap + 1) * u64::from(max_model_len.div_ceil(BLOCK_SIZE) + 1);
+    let used = u64::from(batch_cap + 1) * u64::from(max_model_len.div_ceil(BLOCK_SIZE) + 1);
     Ok(u32::try_from(held.min(used)).unwrap_or(u32::MAX))
 }
 

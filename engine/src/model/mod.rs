@@ -40,6 +40,8 @@ pub struct StagePlan {
     pub tp_rank: u32,
     /// Tokens of the longest sequence.
     pub max_positions: u32,
+    /// Tokens of the largest batch.
+    pub batch_tokens: u32,
 }
 
 impl StagePlan {

@@ -112,16 +112,22 @@ impl<B: Backend> Stage<B> {
         };
         let range = division.layer_range(plan.stage);
         let layers: Vec<Layer<B>> = range.map(|layer| loader.layer(layer)).collect::<Result<_, _>>()?;
-        let kv_dtype = backend.linear_dtype(&layers[0].qkv);
-        let (blocks, block_size) = (kv.blocks as usize, kv.block_size as usize);
-        let kv = backend.kv_cache(&attention, layers.len(), blocks, block_size, kv_dtype).map_err(refused)?;
         let positions = plan.max_positions as usize;
         let rotary = backend.rotary(plan.config.rope_theta, attention.head_dim, positions);
+        let rotary = rotary.map_err(refused)?;
         let is_last = plan.stage + 1 == plan.parallel.pp;
+        let embedding = (plan.stage == 0).then(|| loader.embedding(rank)).transpose()?;
+        let head = is_last.then(|| loader.head()).transpose()?;
+        // Last, when what is free is what keys and values may take.
+        let kv_dtype = backend.linear_dtype(&layers[0].qkv);
+        let (blocks, block_size) = (kv.blocks as usize, kv.block_size as usize);
+        let activations = division.activation_bytes(shape, plan.batch_tokens, kv_dtype);
+        let kv = backend.kv_cache(&attention, layers.len(), blocks, block_size, kv_dtype, activations);
+        let kv = kv.map_err(refused)?;
         Ok(Self {
-            rotary: rotary.map_err(refused)?,
-            embedding: (plan.stage == 0).then(|| loader.embedding(rank)).transpose()?,
-            head: is_last.then(|| loader.head()).transpose()?,
+            rotary,
+            embedding,
+            head,
             kv_bytes: backend.kv_bytes(&kv),
             kv,
             scratch: Scratch::new(backend),

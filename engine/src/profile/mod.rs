@@ -59,7 +59,7 @@ pub enum ProfileError {
 pub struct Target<'a> {
     /// An executable with the `worker` command.
     pub program: &'a Path,
-    /// Ranks, weights, threads and links; its `kv` and `max_model_len` are set here.
+    /// Ranks, weights, threads and links; its caches and lengths are set here.
     pub plan: Plan,
     /// The model.
     pub shape: &'a ModelShape,
@@ -103,6 +103,7 @@ pub fn layout(
     let parallel = plan.parallel;
     plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
     plan.max_model_len = design::longest();
+    plan.batch_tokens = tokens_max.max(SEQUENCES);
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
     executor.warm_up(tokens_max, design::longest(), SEQUENCES.min(tokens_max), BLOCKS)?;

@@ -50,6 +50,8 @@ pub struct Plan {
     pub kv: KvSpec,
     /// Longest sequence, in tokens.
     pub max_model_len: u32,
+    /// Largest batch, in tokens.
+    pub batch_tokens: u32,
     /// Where the driver listens and ranks run.
     pub places: Places,
     /// Whether ranks talk through shared memory, or over TCP.
@@ -83,6 +85,7 @@ impl Plan {
             weights: self.weights.clone(),
             kv: self.kv,
             max_model_len: self.max_model_len,
+            batch_tokens: self.batch_tokens,
             shared_memory: shared.map(Utf8Path::to_owned),
             own_cores: self.spare_cores() >= 0,
             links: self.links.clone(),
@@ -265,7 +268,7 @@ impl RuntimeExecutor {
         self.workers.send(&frame(&Order::AllReduce { values, times }))?;
         let mut found = vec![Vec::new(); self.parallel.pp as usize];
         while found.iter().any(Vec::is_empty) {
-            if let Some((_, Report::AllReduced { stage, ns })) = self.hear_times()? {
+            if let Some((_, Report::AllReduced { stage, ns })) = self.hear_answer()? {
                 found[stage as usize] = ns;
             }
         }
@@ -276,7 +279,7 @@ impl RuntimeExecutor {
     pub fn exchange(&mut self, exchange: &Exchange) -> Result<Vec<u64>, Loss> {
         self.workers.send(&frame(&Order::Exchange(exchange.clone())))?;
         loop {
-            if let Some((_, Report::Exchanged { ns })) = self.hear_times()? {
+            if let Some((_, Report::Exchanged { ns })) = self.hear_answer()? {
                 return Ok(ns);
             }
         }
@@ -287,15 +290,27 @@ impl RuntimeExecutor {
         self.workers.send(&frame(&Order::Speed))?;
         let mut found: Vec<Option<Vec<u32>>> = vec![None; self.workers.world()];
         while found.iter().any(Option::is_none) {
-            if let Some((rank, Report::Speed { checks })) = self.hear_times()? {
+            if let Some((rank, Report::Speed { checks })) = self.hear_answer()? {
                 found[rank] = Some(checks);
             }
         }
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// What a rank has timed, if one tells within a tick.
-    fn hear_times(&mut self) -> Result<Option<(usize, Report)>, Loss> {
+    /// Bytes that are free in each rank's device memory now, by rank; `None`: ranks compute in their hosts'.
+    pub fn free_bytes(&mut self) -> Result<Option<Vec<u64>>, Loss> {
+        self.workers.send(&frame(&Order::Memory))?;
+        let mut found = vec![None; self.workers.world()];
+        while found.iter().any(Option::is_none) {
+            if let Some((rank, Report::Memory { free_bytes })) = self.hear_answer()? {
+                found[rank] = Some(free_bytes);
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// What a rank answers beside steps, if one does within a tick.
+    fn hear_answer(&mut self) -> Result<Option<(usize, Report)>, Loss> {
         let heard = self.workers.hear(TICK);
         let now = monotonic_ns();
         let report = match heard {
@@ -303,12 +318,7 @@ impl RuntimeExecutor {
                 self.health.heard(rank, Some(cpu_ns), now);
                 None
             }
-            Some((
-                rank,
-                Heard::Report(
-                    report @ (Report::AllReduced { .. } | Report::Exchanged { .. } | Report::Speed { .. }),
-                ),
-            )) => {
+            Some((rank, Heard::Report(report))) if report.is_answer() => {
                 self.health.heard(rank, None, now);
                 Some((rank, report))
             }

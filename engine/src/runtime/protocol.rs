@@ -40,6 +40,8 @@ pub(super) struct Setup {
     pub kv: KvSpec,
     /// Longest sequence, in tokens.
     pub max_model_len: u32,
+    /// Largest batch, in tokens.
+    pub batch_tokens: u32,
     /// A file of shared memory through which ranks of this host talk; otherwise they do over TCP.
     pub shared_memory: Option<Utf8PathBuf>,
     /// Whether there is a core of this host for each thread of all ranks.
@@ -95,6 +97,8 @@ pub(super) enum Order {
     Exchange(Exchange),
     /// Tell how fast the core was.
     Speed,
+    /// Tell what is free in the backend's own memory.
+    Memory,
     /// Say goodbye and end.
     Stop,
 }
@@ -181,10 +185,19 @@ pub(super) enum Report {
     Exchanged { ns: Vec<u64> },
     /// What checks of its core's speed took since the last time it was asked, nanoseconds; the last one was made now. None on GPUs.
     Speed { checks: Vec<u32> },
+    /// Bytes that are free in the memory of the rank's backend; `None`: it has none of its own.
+    Memory { free_bytes: Option<u64> },
     /// It cannot go on; `peer`: because this rank failed it.
     Failed { message: String, peer: Option<u32> },
     /// Its last words.
     Bye(Farewell),
+}
+
+impl Report {
+    /// Whether it answers an order beside steps.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self, Self::AllReduced { .. } | Self::Exchanged { .. } | Self::Memory { .. } | Self::Speed { .. })
+    }
 }
 
 /// What came out of a batch.

@@ -48,6 +48,7 @@ impl<B: Backend> Rank<B> {
             stage: seat.rank / parallel.tp,
             tp_rank: seat.rank % parallel.tp,
             max_positions: setup.max_model_len,
+            batch_tokens: setup.batch_tokens,
         };
         let load = |plan: &StagePlan, source: &dyn TensorSource| {
             check_memory(&backend, plan, *kv)?;
@@ -94,6 +95,11 @@ impl<B: Backend> Rank<B> {
     /// Bytes of this rank's KV cache.
     pub(super) fn kv_bytes(&self) -> u64 {
         self.stage.kv_bytes()
+    }
+
+    /// Bytes that are free in memory of the backend's own.
+    pub(super) fn free_bytes(&self) -> anyhow::Result<Option<u64>> {
+        Ok(self.backend.free_bytes()?)
     }
 
     /// What there is to tell at the end.

@@ -124,6 +124,7 @@ fn work<B: Backend>(
                 let checks = speed.as_mut().map(Speed::take).unwrap_or_default();
                 say(driver, &Report::Speed { checks })?;
             }
+            Order::Memory => say(driver, &Report::Memory { free_bytes: rank.free_bytes()? })?,
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
             Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
         }

@@ -72,7 +72,7 @@ impl Story {
         let tables = self.tables();
         let blocks = tables.iter().map(Vec::len).sum();
         let shape = self.shape();
-        let mut kv = bed.backend.kv_cache(&shape, 2, blocks, self.block_size, bed.dtype)?;
+        let mut kv = bed.backend.kv_cache(&shape, 2, blocks, self.block_size, bed.dtype, 0)?;
         let longest = blocks * self.block_size;
         let rotary = bed.backend.rotary(THETA, shape.head_dim, longest)?;
         let mut samples = Vec::new();

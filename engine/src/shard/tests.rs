@@ -1,4 +1,5 @@
 use super::*;
+use crate::shape::F16_BYTES;
 
 fn falcon_180b() -> ModelShape {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/models/falcon-180b.yaml");

@@ -96,6 +96,16 @@ impl Cluster {
         }
         self.measured_links = measured;
     }
+
+    /// Plans with no more of a device's memory than is free of it, by rank, and writes that down beside the GPUs of this host. The
+    /// smallest; `None`: nobody asked.
+    pub fn take_memory(&mut self, free_bytes: &[u64]) -> Option<u64> {
+        let least = *free_bytes.iter().min()?;
+        self.preset.gpu_memory_gb = self.preset.gpu_memory_gb.min(least as f64 / 1e9);
+        let gpus = self.hardware.iter_mut().flat_map(|hardware| &mut hardware.gpus);
+        gpus.zip(free_bytes).for_each(|(gpu, free)| gpu.free_bytes = Some(*free));
+        Some(least)
+    }
 }
 
 impl Cluster {

@@ -53,6 +53,9 @@ pub struct Gpu {
     pub compute_capability: String,
     /// All of its memory.
     pub memory_bytes: u64,
+    /// What stays free of it while ranks run without weights, keys and values; absent: no rank runs on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
     /// Its slot; absent: NVML did not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pcie: Option<Pcie>,

@@ -11,6 +11,7 @@ mod ends;
 mod machine;
 mod parity;
 mod registers;
+mod room;
 mod selftest;
 mod trial;
 

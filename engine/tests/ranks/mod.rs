@@ -135,7 +135,8 @@ pub(crate) fn splits(config: &ModelConfig) -> Vec<Parallel> {
 /// The one rank's plan of an undivided model.
 pub(crate) fn whole(config: &ModelConfig) -> StagePlan {
     let (stage, tp_rank) = (0, 0);
-    StagePlan { config: config.clone(), parallel: SINGLE, stage, tp_rank, max_positions: POSITIONS }
+    let config = config.clone();
+    StagePlan { config, parallel: SINGLE, stage, tp_rank, max_positions: POSITIONS, batch_tokens: POSITIONS }
 }
 
 pub(crate) const SINGLE: Parallel = Parallel { tp: 1, pp: 1 };

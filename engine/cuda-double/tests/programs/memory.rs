@@ -72,16 +72,16 @@ fn host_access_is_a_fault_with_a_name() {
 
 #[test]
 fn the_device_is_as_large_as_it_is_told() {
-    let bytes = [("CHARIOT_DOUBLE_MEMORY", "100000")];
+    let bytes = [("CHARIOT_DOUBLE_MEMORY", "100000"), ("CHARIOT_DOUBLE_TAKEN", "20000")];
     passes_with("memory::the_device_is_as_large_as_it_is_told", &bytes, || {
         let context = CudaContext::new(0).unwrap();
-        assert_eq!(context.mem_get_info().unwrap(), (100_000, 100_000));
+        assert_eq!(context.mem_get_info().unwrap(), (80_000, 100_000));
         let stream = context.default_stream();
-        let held = stream.alloc_zeros::<u8>(60_000).unwrap();
-        let error = stream.alloc_zeros::<u8>(60_000).unwrap_err();
+        let held = stream.alloc_zeros::<u8>(50_000).unwrap();
+        let error = stream.alloc_zeros::<u8>(40_000).unwrap_err();
         assert_eq!(error.0, sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         drop(held);
-        stream.alloc_zeros::<u8>(60_000).unwrap();
+        stream.alloc_zeros::<u8>(40_000).unwrap();
     });
 }
 

@@ -64,6 +64,7 @@ impl Backend for Cpu {
         blocks: usize,
         block_size: usize,
         dtype: Dtype,
+        _activations: u64,
     ) -> Result<KvCache, CommError> {
         Ok(KvCache::new(shape, layers, blocks, block_size, dtype.into()))
     }

@@ -216,16 +216,15 @@ impl Backend for Cuda {
         blocks: usize,
         block_size: usize,
         dtype: Dtype,
+        activations: u64,
     ) -> Result<KvCache, CudaError> {
         self.card.load(dtype)?;
         self.card.end_uploads();
         let what = "keys and values";
         self.spare.set(self.graphs.as_ref().map(|_| blocks as u32));
         let half = (blocks + 1) * block_size * shape.kv_heads * shape.head_dim * self.card.value_bytes();
-        let (bytes, free) = (2 * layers * half, self.card.free_bytes()?);
-        if bytes > free {
-            return Err(CudaError::Memory { what, bytes, free });
-        }
+        let bytes = 2 * layers * half;
+        self.card.check_room(blocks, bytes, activations as usize)?;
         let layer = |_| {
             let [keys, values] = [self.card.allocate(half, what)?, self.card.allocate(half, what)?];
             Ok(Layer { keys, values })
@@ -236,6 +235,10 @@ impl Backend for Cuda {
 
     fn kv_bytes(&self, kv: &KvCache) -> u64 {
         kv.bytes
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>, CudaError> {
+        self.card.memory().map(|(free, _)| Some(free as u64))
     }
 
     fn group(&mut self, mesh: &Mesh, ranks: &[usize]) -> Result<Box<Group>, CudaError> {

@@ -150,9 +150,29 @@ impl Card {
         }
     }
 
-    /// Bytes that nobody has taken.
-    pub(super) fn free_bytes(&self) -> Result<usize, CudaError> {
-        self.context.mem_get_info().map(|(free, _)| free).map_err(driver("ask the GPU for its memory"))
+    /// Bytes that nobody has taken, other processes included, and bytes in all. What was given back counts as free.
+    pub(super) fn memory(&self) -> Result<(usize, usize), CudaError> {
+        self.wait("what uses the GPU's memory")?;
+        // Not by events alone: pools give memory back when somebody waits for a stream.
+        let through = self.stream.synchronize().and_then(|()| self.context.mem_get_info());
+        through.map_err(driver("ask the GPU for its memory"))
+    }
+
+    /// Refuses keys and values of `bytes` bytes, in so many blocks, beside which a step's activations would not fit.
+    pub(super) fn check_room(
+        &self,
+        blocks: usize,
+        bytes: usize,
+        activations: usize,
+    ) -> Result<(), CudaError> {
+        let (free, total) = self.memory()?;
+        match bytes.saturating_add(activations) <= free {
+            true => Ok(()),
+            false => {
+                let gpu = self.context.ordinal();
+                Err(CudaError::NoRoom { gpu, free, total, blocks, bytes, activations })
+            }
+        }
     }
 
     /// Room for `bytes` bytes; `what` is what for.

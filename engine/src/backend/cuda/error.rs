@@ -35,7 +35,7 @@ pub enum CudaError {
         code: cudarc::driver::sys::CUresult,
     },
     /// The card is full.
-    #[error("expected {:.2} GB of device memory for {what}, found {:.2} GB free", *.bytes as f64 / 1e9, *.free as f64 / 1e9)]
+    #[error("expected {:.2} GB of device memory for {what}, found {:.2} GB free", gb(*bytes), gb(*free))]
     Memory {
         /// For which purpose.
         what: &'static str,
@@ -43,6 +43,26 @@ pub enum CudaError {
         bytes: usize,
         /// There were.
         free: usize,
+    },
+    /// Keys and values that were planned do not fit beside what is on the card.
+    #[error(
+        "GPU {gpu} has {:.2} of its {:.2} GB free after weights and communicators; {blocks} KV blocks need {:.2} GB, and a step's activations {:.2} GB: \
+         lower gpu_memory_utilization, or the platform's gpu_memory_gb (serve and generate: --kv-blocks), or end what else uses the GPU",
+        gb(*free), gb(*total), gb(*bytes), gb(*activations)
+    )]
+    NoRoom {
+        /// Which GPU.
+        gpu: usize,
+        /// Bytes that nobody has taken.
+        free: usize,
+        /// Its memory, in bytes.
+        total: usize,
+        /// Planned.
+        blocks: usize,
+        /// They take.
+        bytes: usize,
+        /// The largest step takes beside them, in bytes.
+        activations: usize,
     },
     /// A product failed.
     #[error("{what}: cuBLAS says {code:?}")]
@@ -81,6 +101,10 @@ pub enum CudaError {
     /// The ranks did not find each other.
     #[error("bring GPUs together")]
     Comm(#[from] CommError),
+}
+
+fn gb(bytes: usize) -> f64 {
+    bytes as f64 / 1e9
 }
 
 /// Says what was asked of the driver.

@@ -59,6 +59,7 @@ fn gpu(ordinal: u32) -> Result<Gpu, cudarc::driver::DriverError> {
         compute_capability: format!("{major}.{minor}"),
         memory_bytes,
         pcie: None,
+        free_bytes: None,
     })
 }
 

@@ -133,7 +133,7 @@ fn check_room(out: &Utf8Path, manifest: &Manifest) -> anyhow::Result<()> {
 }
 
 fn plan(config: &ModelConfig, parallel: Parallel, stage: u32, tp_rank: u32) -> StagePlan {
-    StagePlan { config: config.clone(), parallel, stage, tp_rank, max_positions: 0 }
+    StagePlan { config: config.clone(), parallel, stage, tp_rank, max_positions: 0, batch_tokens: 0 }
 }
 
 /// What an earlier run says it wrote; nothing where there was none, or one of another version.

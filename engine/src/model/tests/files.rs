@@ -13,7 +13,14 @@ const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 8, "num_attention
 
 fn plan() -> StagePlan {
     let config = ModelConfig::parse(CONFIG, "tiny").unwrap();
-    StagePlan { config, parallel: Parallel { tp: 1, pp: 1 }, stage: 0, tp_rank: 0, max_positions: 8 }
+    StagePlan {
+        config,
+        parallel: Parallel { tp: 1, pp: 1 },
+        stage: 0,
+        tp_rank: 0,
+        max_positions: 8,
+        batch_tokens: 8,
+    }
 }
 
 fn tensors(dtype: Dtype) -> Vec<Tensor> {

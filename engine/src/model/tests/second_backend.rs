@@ -89,8 +89,9 @@ impl Backend for Recorder {
         blocks: usize,
         block_size: usize,
         dtype: Dtype,
+        activations: u64,
     ) -> Result<KvCache, Refusal> {
-        Ok(self.record("kv_cache")?.kv_cache(shape, layers, blocks, block_size, dtype)?)
+        Ok(self.record("kv_cache")?.kv_cache(shape, layers, blocks, block_size, dtype, activations)?)
     }
 
     fn kv_bytes(&self, kv: &KvCache) -> u64 {
@@ -241,6 +242,7 @@ fn plan(family: Family, parallel_attention: bool) -> StagePlan {
         stage: 0,
         tp_rank: 0,
         max_positions: 32,
+        batch_tokens: 32,
     }
 }
 
