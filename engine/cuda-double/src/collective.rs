@@ -5,7 +5,7 @@ use crate::copies::check;
 use crate::memory::opened;
 use crate::peers::{Aborted, Comm, Frame, INVALID_USAGE, Post, Terms};
 use crate::reduce::{Kind, Reduction, reduce, spoil};
-use crate::status::{LAUNCH_FAILED, failed, is_wrong};
+use crate::status::{LAUNCH_FAILED, failed, is_stuck, is_wrong};
 
 /// What all ranks do together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +77,15 @@ impl From<u32> for Failure {
 
 /// Runs the calls of a group together; none completes before its peers have come.
 pub(crate) fn run(comm: &Comm, calls: &[Call]) -> Result<(), u32> {
-    let done = comm.while_running(|| match settle(comm, calls) {
-        Err(Failure::Aborted) => Err(Aborted),
-        Err(Failure::Code(code)) => Ok(Err(code)),
-        Ok(()) => Ok(Ok(())),
+    let done = comm.while_running(|| {
+        if is_stuck("nccl", comm.device) {
+            comm.wait_for_abort()?;
+        }
+        match settle(comm, calls) {
+            Err(Failure::Aborted) => Err(Aborted),
+            Err(Failure::Code(code)) => Ok(Err(code)),
+            Ok(()) => Ok(Ok(())),
+        }
     });
     done.unwrap_or_else(|Aborted| {
         Err(failed(&format!("nccl: rank {}: an operation was aborted", comm.rank), LAUNCH_FAILED))

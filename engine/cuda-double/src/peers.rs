@@ -260,6 +260,11 @@ impl Comm {
         self.wait_for(|state| state.version != version)
     }
 
+    /// Waits for nothing but the end.
+    pub(crate) fn wait_for_abort(&self) -> Result<(), Aborted> {
+        self.wait_for(|_| false)
+    }
+
     fn wait_for(&self, holds: impl Fn(&State) -> bool) -> Result<(), Aborted> {
         let mut state = self.lock();
         while !state.is_aborted && !holds(&state) {

@@ -3,6 +3,7 @@
 
 use std::ffi::CStr;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) const INVALID_VALUE: u32 = 1;
 pub(crate) const OUT_OF_MEMORY: u32 = 2;
@@ -63,4 +64,19 @@ pub(crate) fn failed(why: &str, code: u32) -> u32 {
 /// What CHARIOT_DOUBLE_WRONG names computes wrongly: `gemm`, `nccl` or a kernel.
 pub(crate) fn is_wrong(what: &str) -> bool {
     std::env::var("CHARIOT_DOUBLE_WRONG").is_ok_and(|wrong| wrong == what)
+}
+
+/// Calls of an operation that complete before one that never does.
+const CALLS_BEFORE_STUCK: u32 = 9;
+
+/// Whether this call never completes: CHARIOT_DOUBLE_STUCK names an operation, `nccl` or a kernel, and after a colon the device where its tenth
+/// call and all later ones are stuck.
+pub(crate) fn is_stuck(what: &str, device: usize) -> bool {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let named = std::env::var("CHARIOT_DOUBLE_STUCK").is_ok_and(|stuck| stuck == format!("{what}:{device}"));
+    let is_stuck = named && CALLS.fetch_add(1, Ordering::Relaxed) >= CALLS_BEFORE_STUCK;
+    if is_stuck {
+        failed(&format!("{what} on device {device} is stuck"), 0);
+    }
+    is_stuck
 }

@@ -88,9 +88,14 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
             let options = cuda::Options { graphs, flash, timed: setup.operations };
             let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
-            work(&mut rank, None, driver, &mut reader, &mut buffer)?;
-            // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
-            rank.part()
+            let worked = work(&mut rank, None, driver, &mut reader, &mut buffer)
+                // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
+                .and_then(|()| rank.part());
+            if worked.is_err() {
+                // A GPU that hangs lets nobody give memory back, and the driver is to be told; the process's end gives all back.
+                std::mem::forget(rank);
+            }
+            worked
         }
     }
 }

@@ -108,6 +108,8 @@ fn a_cluster_writes_down_its_gpus_and_measures_every_class_of_links() {
     assert_eq!(gpus.len(), 8, "the double has eight, of which the platform takes four");
     assert!(gpus.iter().all(|gpu| gpu["memory_bytes"].as_u64().unwrap() > 0 && gpu["name"] != ""));
     assert_ne!(gpus[0]["uuid"], gpus[1]["uuid"]);
+    let asked: Vec<bool> = gpus.iter().map(|gpu| gpu["free_bytes"].is_u64()).collect();
+    assert_eq!(asked, [true, true, true, true, false, false, false, false]);
     assert_eq!(hardware["peers"].as_array().unwrap().len(), 28);
     assert_eq!(hardware["peers"][0]["link"], json!({"kind": "pcie", "nearest": "switch"}));
     assert_eq!(gpus[7]["pcie"], json!({"generation": 4, "lanes": 8}));
@@ -149,7 +151,9 @@ fn one_gpu_has_no_links_and_needs_no_nccl() {
     let cluster = bench.json("cluster.json");
     assert_eq!((&cluster["link_costs"], &cluster["measured_links"]), (&Value::Null, &Value::Null));
     assert_eq!(cluster["hardware"]["nccl"], Value::Null);
-    assert_eq!(cluster["preset"]["gpu_memory_gb"], 0.04, "no more than the GPU has");
+    let free = cluster["hardware"]["gpus"][0]["free_bytes"].as_f64().unwrap();
+    assert!(free > 39e6 && free < 40e6, "a rank without weights has little of 40 MB: {free}");
+    assert_eq!(cluster["preset"]["gpu_memory_gb"], free / 1e9, "no more than is free");
     let two = PLATFORM.replace("nodes: 2", "nodes: 1");
     bench.write("gpus.yaml", &two);
     bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", "--on cuda: no NCCL");

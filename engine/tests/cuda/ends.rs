@@ -1,5 +1,6 @@
-//! Ranks on GPUs that die or stop while others wait for them in a collective: one clear error, soon, and nobody left behind.
+//! Ranks on GPUs that die, stop or hang while others wait for them in a collective: one clear error, soon, and nobody left behind.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use crate::double::Double;
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden/falcon-new");
 /// A run is over at the latest this long after a rank was struck.
 const SECONDS_MAX: u64 = 10;
+/// A rank gives up 10 s after it has begun to wait for its GPU.
+const WATCHDOG_SECONDS_MAX: f64 = 16.0;
 
 /// Workers of a run, in the order of ranks.
 fn workers(run: &Child) -> Vec<Pid> {
@@ -37,6 +40,29 @@ fn wait_for<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) ->
         assert!(began.elapsed() < Duration::from_secs(seconds), "expected {what} within {seconds} s");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Where a call on the GPU of rank 1 never completes, all processes being alive: what the run of two ranks says.
+fn hang(call: &str) -> String {
+    let double = Double::new().with("CHARIOT_DOUBLE_STUCK", &format!("{call}:1"));
+    let arguments =
+        ["generate", "--backend", "cuda", "--ignore-eos", "--max-tokens", "40", "--prompt-ids", "1,2,3"];
+    let mut command = double.command(&[&arguments[..], &["--tp", "2", "--model", MODEL]].concat());
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let ranks = wait_for("two workers", 30, || Some(workers(&run)).filter(|ranks| ranks.len() == 2));
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let stuck = format!("rank 1: cuda-double: {call} on device 1 is stuck");
+    let mut said: Vec<String> = lines.by_ref().take_while(|line| *line != stuck).collect();
+    let began = Instant::now();
+    said.extend(lines);
+    let (said, seconds) = (said.join("\n"), began.elapsed().as_secs_f64());
+    let status = wait_for("the end of the run", 2, || run.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!((9.0..WATCHDOG_SECONDS_MAX).contains(&seconds), "after {seconds} s: {said}");
+    wait_for("the end of all workers", 2, || {
+        ranks.iter().all(|rank| test_kill_process(*rank).is_err()).then_some(())
+    });
+    said
 }
 
 /// Strikes rank 1 of four while they generate, and says what the run said.
@@ -77,4 +103,23 @@ fn a_rank_that_is_killed_ends_the_run_with_its_name() {
 fn a_rank_that_is_stopped_ends_the_run_with_its_name() {
     let said = strike(Signal::STOP);
     assert!(said.contains("error: rank 1 (process"), "{said}");
+}
+
+/// Both ranks wait for their tokens, and whichever gives up first is named: neither knows more than that its GPU is not done.
+fn check_hang(call: &str) {
+    let said = hang(call);
+    let error =
+        said.lines().find(|line| line.starts_with("error: rank ")).unwrap_or_else(|| panic!("{said}"));
+    let expected = "): tokens: expected it within 10 s, found the GPU still at work: it hangs, or a rank";
+    assert!(error.contains(expected), "{said}");
+}
+
+#[test]
+fn a_collective_that_never_completes_ends_the_run_by_the_ranks_own_watch() {
+    check_hang("nccl");
+}
+
+#[test]
+fn a_kernel_that_never_completes_ends_the_run_by_the_ranks_own_watch() {
+    check_hang("gelu");
 }

@@ -15,7 +15,7 @@ use super::error::{CudaError, driver};
 use super::launch::{Argument, Kernels};
 use super::library::{Library, require};
 use super::memory::{Buffer, Pinned};
-use super::nccl::{Comm, PATIENCE};
+use super::nccl::{ABORT_PATIENCE, Comm, PATIENCE};
 use super::timer::Timer;
 use crate::clock::monotonic_ns;
 use crate::shard::Dtype;
@@ -245,7 +245,10 @@ impl Card {
     pub(super) fn wait(&self, what: &'static str) -> Result<(), CudaError> {
         let waited = self.wait_watching(what);
         if waited.is_err() {
-            self.comms.borrow().iter().for_each(|comm| comm.abort());
+            let ends: Vec<_> = self.comms.borrow().iter().filter_map(|comm| comm.abort()).collect();
+            for end in ends {
+                let _ = end.recv_timeout(ABORT_PATIENCE);
+            }
         }
         waited
     }

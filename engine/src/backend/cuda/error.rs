@@ -82,7 +82,7 @@ pub enum CudaError {
     },
     /// Nothing happened for too long.
     #[error(
-        "{what}: expected it within {seconds:.0} s, found the GPU still at work: a rank of the group is gone or stuck"
+        "{what}: expected it within {seconds:.0} s, found the GPU still at work: it hangs, or a rank that it exchanges values with is gone or stuck"
     )]
     Stuck {
         /// What was waited for.

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cudarc::nccl::result::NcclError;
@@ -22,6 +23,9 @@ use crate::clock::monotonic_ns;
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a rank waits for the others to start and open their GPUs.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the end of a group may take at the end of a run, and where something has gone wrong.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const ABORT_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of a group's name.
 pub(super) const ID_BYTES: usize = 128;
 
@@ -246,19 +250,30 @@ impl Comm {
         self.settle(what)
     }
 
-    /// Ends whatever the group is doing; it is used no more.
-    pub(super) fn abort(&self) {
-        if !self.aborted.replace(true) {
-            // SAFETY: a live communicator, aborted once.
-            let _ = unsafe { (self.api.abort)(self.raw) };
+    /// Begins to end whatever the group is doing; it is used no more. Says when that is done, which a GPU that hangs may put off for ever; `None`:
+    /// it was begun before.
+    pub(super) fn abort(&self) -> Option<Receiver<()>> {
+        if self.aborted.replace(true) {
+            return None;
         }
+        let (abort, raw) = (self.api.abort, self.raw as usize);
+        let (done, is_done) = channel();
+        std::thread::spawn(move || {
+            // SAFETY: a live communicator, aborted once; NCCL lets any thread do that.
+            let _ = unsafe { abort(raw as ncclComm_t) };
+            // Nobody may wait for it any more.
+            let _ = done.send(());
+        });
+        Some(is_done)
     }
 }
 
 impl Drop for Comm {
     fn drop(&mut self) {
         // Not "destroy", which waits for the others.
-        self.abort();
+        if let Some(done) = self.abort() {
+            let _ = done.recv_timeout(END_PATIENCE);
+        }
     }
 }
 
