@@ -13,7 +13,9 @@ use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
 use super::probe::Probed;
-use super::protocol::{Exchange, Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::protocol::{
+    Exchange, ExchangeKind, Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame,
+};
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
 use super::warm_up;
@@ -263,16 +265,11 @@ impl RuntimeExecutor {
         Ok(submitted.into_iter().zip(heard).map(probed).collect())
     }
 
-    /// Nanoseconds of each of `times` all-reduces of `values` values among the ranks of a stage, by stage.
+    /// Nanoseconds of each of `times` all-reduces of `values` values among the ranks of a stage, by stage, one stage after another.
     pub fn all_reduces(&mut self, values: u32, times: u32) -> Result<Vec<Vec<u64>>, Loss> {
-        self.workers.send(&frame(&Order::AllReduce { values, times }))?;
-        let mut found = vec![Vec::new(); self.parallel.pp as usize];
-        while found.iter().any(Vec::is_empty) {
-            if let Some((_, Report::AllReduced { stage, ns })) = self.hear_answer()? {
-                found[stage as usize] = ns;
-            }
-        }
-        Ok(found)
+        let exchange = |ranks| Exchange { kind: ExchangeKind::AllReduce, ranks, values, in_a_row: 1, times };
+        let stages = (0..self.parallel.pp).map(|stage| exchange(self.parallel.stage_ranks(stage)));
+        stages.collect::<Vec<_>>().iter().map(|exchange| self.exchange(exchange)).collect()
     }
 
     /// Nanoseconds of an exchange, in each row of them.

@@ -17,7 +17,7 @@ impl<B: Backend> Exchanges<B> {
         Self { rank, groups: Vec::new() }
     }
 
-    /// Nanoseconds of an exchange of each row, if this rank is the first; the first row, uncounted, brings the ranks together.
+    /// Nanoseconds of the rank's device of an exchange of each row, if this rank is the first; the first row, uncounted, brings the ranks together.
     pub(super) fn run(
         &mut self,
         backend: &mut B,
@@ -40,6 +40,7 @@ impl<B: Backend> Exchanges<B> {
             }
             backend.synchronize()
         };
+        mesh.begin_step(monotonic_ns());
         row()?;
         let ways = match kind {
             ExchangeKind::AllReduce => 1,
@@ -47,9 +48,9 @@ impl<B: Backend> Exchanges<B> {
         };
         let mut ns = Vec::with_capacity(*times as usize);
         for _ in 0..*times {
-            let start_ns = monotonic_ns();
+            let start_ns = mesh.now_ns();
             row()?;
-            ns.push((monotonic_ns() - start_ns) / u64::from(ways * in_a_row));
+            ns.push((mesh.now_ns() - start_ns) / u64::from(ways * in_a_row));
         }
         Ok((me == 0).then_some(ns))
     }

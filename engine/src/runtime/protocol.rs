@@ -91,8 +91,6 @@ pub(super) enum Order {
     Join(Vec<SocketAddr>),
     /// Run a batch.
     Step(Step),
-    /// Sum so many values among the ranks of each stage, so often, and tell how long it takes.
-    AllReduce { values: u32, times: u32 },
     /// Exchange made-up values with some ranks, often, and tell how long it takes.
     Exchange(Exchange),
     /// Tell how fast the core was.
@@ -179,8 +177,6 @@ pub(super) enum Report {
         operations: Vec<Operation>,
         output: Option<Output>,
     },
-    /// What each all-reduce took, from the first rank of each stage.
-    AllReduced { stage: u32, ns: Vec<u64> },
     /// What one exchange of each row took, from the first of its ranks.
     Exchanged { ns: Vec<u64> },
     /// What checks of its core's speed took since the last time it was asked, nanoseconds; the last one was made now. None on GPUs.
@@ -196,7 +192,7 @@ pub(super) enum Report {
 impl Report {
     /// Whether it answers an order beside steps.
     pub(super) fn is_answer(&self) -> bool {
-        matches!(self, Self::AllReduced { .. } | Self::Exchanged { .. } | Self::Memory { .. } | Self::Speed { .. })
+        matches!(self, Self::Exchanged { .. } | Self::Speed { .. } | Self::Memory { .. })
     }
 }
 

@@ -7,7 +7,6 @@ use super::exchange::Exchanges;
 use super::meeting::Groups;
 use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::{Backend, Span};
-use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::executor::Operation;
 use crate::manifest::{Contents, Manifest, rank_file};
@@ -176,34 +175,6 @@ impl<B: Backend> Rank<B> {
                     say(Report::Stage { batch, stage, start_ns, end_ns, operations, output })?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Times all-reduces of `values` values among the ranks of this stage; the first one, uncounted, brings them together.
-    pub(super) fn all_reduces(
-        &mut self,
-        values: u32,
-        times: u32,
-        mut say: impl FnMut(Report) -> std::io::Result<()>,
-    ) -> anyhow::Result<()> {
-        let Self { backend, groups, mesh, .. } = self;
-        let mut data = backend.tensor();
-        backend.reshape(&mut data, 1, values as usize)?;
-        mesh.begin_step(monotonic_ns());
-        let mut all_reduce = || {
-            backend.all_reduce(&mut groups.stage, &mut data)?;
-            backend.synchronize()
-        };
-        all_reduce()?;
-        let mut ns = Vec::with_capacity(times as usize);
-        for _ in 0..times {
-            let start_ns = mesh.now_ns();
-            all_reduce()?;
-            ns.push(mesh.now_ns() - start_ns);
-        }
-        if groups.tp_rank == 0 {
-            say(Report::AllReduced { stage: groups.number, ns })?;
         }
         Ok(())
     }

@@ -245,7 +245,7 @@ mod tests {
         let mut worker = workers.remove(0);
         let thread = std::thread::spawn(move || {
             let logits = vec![0.0; LONG / 4];
-            let report = Report::AllReduced { stage: 0, ns: vec![u64::MAX; logits.len()] };
+            let report = Report::Exchanged { ns: vec![u64::MAX; logits.len()] };
             worker.write_all(&frame(&report)).unwrap();
             let mut heard = vec![0; LONG];
             worker.read_exact(&mut heard).unwrap();

@@ -116,9 +116,6 @@ fn work<B: Backend>(
         }
         match read_frame(reader, buffer).context("wait for an order")? {
             Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
-            Order::AllReduce { values, times } => {
-                rank.all_reduces(values, times, |report| say(driver, &report))?;
-            }
             Order::Exchange(exchange) => {
                 if let Some(ns) = rank.exchange(&exchange)? {
                     say(driver, &Report::Exchanged { ns })?;
