@@ -187,3 +187,18 @@ fn one_gpu_has_no_links() {
     let lines = String::from_utf8(double.run(&["devices"]).stdout).unwrap();
     assert!(!lines.contains("links") && !lines.contains("NVML"), "{lines}");
 }
+
+#[test]
+fn libraries_of_cuda_13_do_as_well() {
+    let double = Double::new().of_cuda_13();
+    let (code, said) = generate(&double, &["--backend", "cuda", "--tp", "2"]);
+    assert_eq!(code, Some(0), "{said}");
+    let lines = String::from_utf8(double.run(&["devices"]).stdout).unwrap();
+    assert!(
+        lines.contains("NVRTC 12.") && lines.contains("Cublas found"),
+        "the double keeps its version: {lines}"
+    );
+    let no_blas = "no cuBLAS: libcublas.so.12 was not found, nor .so.13, so matrices cannot be multiplied; \
+                   install the runtime of CUDA 12 or 13 or put its folder into LD_LIBRARY_PATH";
+    check_missing(&Double::new().without("libcublas"), &[], no_blas);
+}

@@ -24,6 +24,15 @@ impl Double {
         self
     }
 
+    /// With the names that NVRTC and cuBLAS have in CUDA 13, and no others.
+    pub(crate) fn of_cuda_13(self) -> Self {
+        for library in ["libnvrtc.so", "libcublas.so"] {
+            let name = |version| self.folder.path().join(format!("{library}.{version}"));
+            fs_err::rename(name("12"), name("13")).unwrap();
+        }
+        self
+    }
+
     pub(crate) fn with(mut self, variable: &'static str, value: &str) -> Self {
         self.variables.push((variable, value.to_owned()));
         self

@@ -1,12 +1,11 @@
 //! From a kernel's text to a cubin, by NVRTC: needs the library, not a device. Knows no launch.
-#![expect(unsafe_code, reason = "NVRTC is a C library")]
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::CString;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use cudarc::nvrtc::{result, sys};
 
 use super::library::{Library, Missing, require};
+use super::nvrtc::{NvrtcError, Program};
 
 const PRELUDE: &str = include_str!("kernels/prelude.cu");
 
@@ -142,21 +141,22 @@ pub fn compile_text(
 ) -> Result<Compiled, CompileError> {
     require(Library::Nvrtc)?;
     let options = options(element, target);
-    let refused = |error: result::NvrtcError, log: String| CompileError::Refused {
-        source_name,
-        options: options.join(" "),
-        status: format!("{:?}", error.0),
-        log,
+    let refused = |error, log| match error {
+        NvrtcError::Missing(missing) => missing.into(),
+        NvrtcError::Refused(status) => {
+            CompileError::Refused { source_name, options: options.join(" "), status, log }
+        }
     };
     let text = CString::new(text).expect("the kernels' text has no 0 byte");
-    let program =
-        Program(result::create_program(&text, None).map_err(|error| refused(error, String::new()))?);
-    // SAFETY: the program was made above and is destroyed when it goes out of scope.
-    let compiled = unsafe { result::compile_program(program.0, &options) };
+    let program = Program::new(&text).map_err(|error| refused(error, String::new()))?;
+    let compiled = program.compile(&options);
     let log = program.log();
     compiled.map_err(|error| refused(error, log.clone()))?;
-    let code = program.code(target).map_err(|error| refused(error, log.clone()))?;
-    Ok(Compiled { code, log })
+    let code = match target {
+        Target::Cubin(_) => program.cubin(),
+        Target::Ptx(_) => program.ptx(),
+    };
+    Ok(Compiled { code: code.map_err(|error| refused(error, log.clone()))?, log })
 }
 
 /// Like [`compile`] to a cubin, from `folder` if it is there; otherwise it will be.
@@ -191,38 +191,4 @@ pub fn kernel_folder() -> Utf8PathBuf {
     let cache = variable("XDG_CACHE_HOME").or_else(home);
     let temporary = || std::env::temp_dir().to_string_lossy().into_owned();
     Utf8PathBuf::from(cache.unwrap_or_else(temporary)).join("chariot/kernels")
-}
-
-struct Program(sys::nvrtcProgram);
-
-impl Program {
-    fn log(&self) -> String {
-        // SAFETY: the program lives.
-        let log = unsafe { result::get_program_log(self.0) }.unwrap_or_default();
-        let bytes: Vec<u8> = log.iter().map(|&byte| byte as u8).collect();
-        let text = CStr::from_bytes_until_nul(&bytes).map(CStr::to_string_lossy);
-        text.map(|text| text.trim().to_owned()).unwrap_or_default()
-    }
-
-    fn code(&self, target: Target) -> Result<Vec<u8>, result::NvrtcError> {
-        if let Target::Ptx(_) = target {
-            // SAFETY: the program lives and was compiled.
-            let ptx = unsafe { result::get_ptx(self.0) }?;
-            return Ok(ptx.iter().map(|&byte| byte as u8).collect());
-        }
-        let mut size = 0;
-        // SAFETY: the program lives and was compiled; the size is written to a variable of its type.
-        unsafe { sys::nvrtcGetCUBINSize(self.0, &raw mut size) }.result()?;
-        let mut code = vec![0_u8; size];
-        // SAFETY: the buffer has the size that NVRTC asked for.
-        unsafe { sys::nvrtcGetCUBIN(self.0, code.as_mut_ptr().cast::<c_char>()) }.result()?;
-        Ok(code)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // SAFETY: nobody else destroys it. A failure would leak a program, no more.
-        let _ = unsafe { result::destroy_program(self.0) };
-    }
 }

@@ -1,6 +1,5 @@
 //! Why a call to the card did not work, in words. Knows no kernel.
 
-use cudarc::cublas::result::CublasError;
 use cudarc::driver::DriverError;
 use cudarc::nccl::result::NcclError;
 
@@ -65,12 +64,12 @@ pub enum CudaError {
         activations: usize,
     },
     /// A product failed.
-    #[error("{what}: cuBLAS says {code:?}")]
+    #[error("{what}: cuBLAS says {status}")]
     Blas {
         /// Which product.
         what: &'static str,
         /// Its answer.
-        code: cudarc::cublas::sys::cublasStatus_t,
+        status: &'static str,
     },
     /// A message between GPUs failed.
     #[error("{what}: NCCL says {code:?}; a rank of the group is gone or its GPU failed")]
@@ -90,8 +89,8 @@ pub enum CudaError {
         /// How long.
         seconds: f64,
     },
-    /// Weights of several types.
-    #[error("expected weights of one type on CUDA, {expected} as the first, found {found:?}")]
+    /// Matrices of several types.
+    #[error("expected matrices of one type on CUDA, {expected} as the first, found {found:?}")]
     Mixed {
         /// As the kernels name it.
         expected: &'static str,
@@ -103,6 +102,13 @@ pub enum CudaError {
     Comm(#[from] CommError),
 }
 
+impl CudaError {
+    /// Whether another rank of a group has ended or given up.
+    pub(super) fn is_of_a_peer(&self) -> bool {
+        matches!(self, Self::Nccl { code: cudarc::nccl::sys::ncclResult_t::ncclRemoteError, .. })
+    }
+}
+
 fn gb(bytes: usize) -> f64 {
     bytes as f64 / 1e9
 }
@@ -110,11 +116,6 @@ fn gb(bytes: usize) -> f64 {
 /// Says what was asked of the driver.
 pub(super) fn driver(what: &'static str) -> impl FnOnce(DriverError) -> CudaError {
     move |error| CudaError::Driver { what, code: error.0 }
-}
-
-/// Says which product it was.
-pub(super) fn blas(what: &'static str) -> impl FnOnce(CublasError) -> CudaError {
-    move |error| CudaError::Blas { what, code: error.0 }
 }
 
 /// Says which call it was.

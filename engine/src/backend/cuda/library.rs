@@ -1,8 +1,12 @@
-//! Which of CUDA's libraries this machine has. They are looked for before their first use, since cudarc panics without them.
+//! Which of CUDA's libraries this machine has, and their entry points. The driver is looked for before its first use, since cudarc panics
+//! without it. The others are opened here: cudarc knows no `libnccl.so.2`, all that a runtime install has, and no names of CUDA 13.
 #![expect(unsafe_code, reason = "loads and calls C libraries")]
 
+use std::ffi::c_int;
+use std::sync::OnceLock;
+
 use camino::Utf8Path;
-use cudarc::{cublas, cublaslt, driver, nvrtc};
+use cudarc::driver;
 
 use super::wheels;
 
@@ -34,15 +38,21 @@ pub struct Missing(String);
 
 impl Library {
     fn is_present(self) -> bool {
-        // SAFETY: loading runs the library's initialisers, which NVIDIA's are made for.
-        unsafe {
-            match self {
-                Self::Driver => driver::sys::is_culib_present(),
-                Self::Nvrtc => nvrtc::sys::is_culib_present(),
-                Self::Cublas => cublas::sys::is_culib_present(),
-                Self::CublasLt => cublaslt::sys::is_culib_present(),
-                Self::Nccl => open_nccl().is_ok(),
-            }
+        match self {
+            // SAFETY: loading runs the library's initialisers, which NVIDIA's are made for.
+            Self::Driver => unsafe { driver::sys::is_culib_present() },
+            Self::Nvrtc | Self::Cublas | Self::CublasLt | Self::Nccl => open(self).is_ok(),
+        }
+    }
+
+    /// File names, in the order in which they are tried: drivers run what is as old as they or older.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => &["libcuda.so.1", "libcuda.so"],
+            Self::Nvrtc => &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"],
+            Self::Cublas => &["libcublas.so.12", "libcublas.so.13", "libcublas.so"],
+            Self::CublasLt => &["libcublasLt.so.12", "libcublasLt.so.13", "libcublasLt.so"],
+            Self::Nccl => &["libnccl.so.2", "libnccl.so"],
         }
     }
 
@@ -58,7 +68,7 @@ impl Library {
     }
 
     /// It is there, but too old to have an entry point.
-    pub(super) fn without(self, entry: &str) -> Missing {
+    fn without(self, entry: &str) -> Missing {
         Missing(format!("{self:?} is too old: it has no {entry}; install a newer one"))
     }
 
@@ -69,13 +79,13 @@ impl Library {
                 "no NVIDIA driver: libcuda.so was not found, so no GPU can be used; install the driver"
             }
             Self::Nvrtc => {
-                "no NVRTC: libnvrtc.so.12 was not found, so kernels cannot be compiled; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+                "no NVRTC: libnvrtc.so.12 was not found, nor .so.13, so kernels cannot be compiled; install the runtime of CUDA 12 or 13 or put its folder into LD_LIBRARY_PATH"
             }
             Self::Cublas => {
-                "no cuBLAS: libcublas.so.12 was not found, so matrices cannot be multiplied; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+                "no cuBLAS: libcublas.so.12 was not found, nor .so.13, so matrices cannot be multiplied; install the runtime of CUDA 12 or 13 or put its folder into LD_LIBRARY_PATH"
             }
             Self::CublasLt => {
-                "no cuBLASLt: libcublasLt.so.12 was not found, which cuBLAS needs; install the CUDA 12 runtime or put its folder into LD_LIBRARY_PATH"
+                "no cuBLASLt: libcublasLt.so.12 was not found, nor .so.13, which cuBLAS needs; install the runtime of CUDA 12 or 13 or put its folder into LD_LIBRARY_PATH"
             }
             Self::Nccl => {
                 "no NCCL: libnccl.so.2 was not found, so GPUs cannot exchange values; install NCCL or put its folder into LD_LIBRARY_PATH"
@@ -90,22 +100,40 @@ pub fn require(library: Library) -> Result<(), Missing> {
         return Ok(());
     }
     let (wheel, names) = library.wheel();
-    for file in wheels::files(wheel, names) {
-        // Whatever keeps it from being loaded, it is missing.
-        let _ = load(&file);
+    for folder in [wheel, wheels::CUDA_13] {
+        for file in wheels::files(folder, names) {
+            // Whatever keeps it from being loaded, it is missing.
+            let _ = load(&file);
+        }
+        if library.is_present() {
+            return Ok(());
+        }
     }
-    match library.is_present() {
-        true => Ok(()),
-        false => Err(Missing(library.absence().to_owned())),
-    }
+    Err(Missing(library.absence().to_owned()))
 }
 
-/// NCCL, whose file name `cudarc` does not try.
-pub(super) fn open_nccl() -> Result<libloading::Library, Missing> {
+/// Opens a library, for as long as the process lives.
+fn open(of: Library) -> Result<&'static libloading::Library, Missing> {
+    static OPEN: [OnceLock<libloading::Library>; LIBRARIES.len()] =
+        [const { OnceLock::new() }; LIBRARIES.len()];
+    let place = &OPEN[of as usize];
+    if let Some(library) = place.get() {
+        return Ok(library);
+    }
     // SAFETY: loading runs the library's initialisers, which NVIDIA's are made for.
-    let open = |name: &str| unsafe { libloading::Library::new(name) }.ok();
-    let found = ["libnccl.so.2", "libnccl.so"].into_iter().find_map(open);
-    found.ok_or_else(|| Missing(Library::Nccl.absence().to_owned()))
+    let open = |name: &&str| unsafe { libloading::Library::new(*name) }.ok();
+    let found = of.names().iter().find_map(open).ok_or_else(|| Missing(of.absence().to_owned()))?;
+    Ok(place.get_or_init(|| found))
+}
+
+/// An entry point of a library.
+///
+/// # Safety
+/// `F` is the type of the entry point `name`.
+pub(super) unsafe fn entry<F: Copy>(of: Library, name: &str) -> Result<F, Missing> {
+    // SAFETY: the caller's promise.
+    let found = unsafe { open(of)?.get::<F>(name.as_bytes()) };
+    found.map(|entry| *entry).map_err(|_| of.without(name))
 }
 
 /// Loads a library from its file for as long as the process lives; later searches by its name find it.
@@ -120,18 +148,23 @@ pub fn load(path: &Utf8Path) -> Result<(), Missing> {
 /// NVRTC's version; the library must be there.
 pub(super) fn nvrtc_version() -> (i32, i32) {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: two numbers are written to variables of their type. Without a version the numbers stay 0.
-    let _ = unsafe { nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    // SAFETY: the entry point's type; two numbers are written to variables of their type. Without a version the numbers stay 0.
+    unsafe {
+        if let Ok(ask) =
+            entry::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(Library::Nvrtc, "nvrtcVersion")
+        {
+            let _ = ask(&raw mut major, &raw mut minor);
+        }
+    }
     (major, minor)
 }
 
 /// As NCCL numbers it: 22304 is 2.23.4.
 pub(super) fn nccl_version() -> Option<i32> {
-    let library = open_nccl().ok()?;
     let mut version = 0;
     // SAFETY: the entry point's type, as in NCCL's header; a number is written to a variable of its type.
     let asked = unsafe {
-        let ask = library.get::<unsafe extern "C" fn(*mut i32) -> i32>(b"ncclGetVersion").ok()?;
+        let ask = entry::<unsafe extern "C" fn(*mut i32) -> i32>(Library::Nccl, "ncclGetVersion").ok()?;
         ask(&raw mut version)
     };
     (asked == 0).then_some(version)
@@ -166,11 +199,16 @@ fn driver_version() -> i32 {
 
 /// Major, minor and patch; the library must be there.
 fn cublas_version() -> [i32; 3] {
-    use cublas::sys::libraryPropertyType_t as Property;
-    [Property::MAJOR_VERSION, Property::MINOR_VERSION, Property::PATCH_LEVEL].map(|property| {
+    type Ask = unsafe extern "C" fn(c_int, *mut c_int) -> c_int;
+    // As the header numbers them.
+    [0, 1, 2].map(|property| {
         let mut number = 0;
-        // SAFETY: a number is written to a variable of its type. Without one it stays 0.
-        let _ = unsafe { cublas::sys::cublasGetProperty(property, &raw mut number) };
+        // SAFETY: the entry point's type; a number is written to a variable of its type. Without one it stays 0.
+        unsafe {
+            if let Ok(ask) = entry::<Ask>(Library::Cublas, "cublasGetProperty") {
+                let _ = ask(property, &raw mut number);
+            }
+        }
         number
     })
 }

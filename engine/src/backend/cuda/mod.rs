@@ -22,6 +22,7 @@ mod memory;
 mod nccl;
 mod nvml;
 mod peer_links;
+mod nvrtc;
 mod scratch;
 mod tensor;
 mod timer;

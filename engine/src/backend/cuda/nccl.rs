@@ -1,7 +1,6 @@
 //! Groups of GPUs by NCCL: its entry points, and a communicator that never waits without looking. Knows no tensor.
 //!
-//! The library is opened here and not by `cudarc`, which does not look for `libnccl.so.2`, all that a runtime install has. Communicators
-//! do not block: every call returns, and whoever waits asks for errors meanwhile.
+//! Communicators do not block: every call returns, and whoever waits asks for errors meanwhile.
 #![expect(unsafe_code, reason = "NCCL is a C library")]
 
 use std::cell::Cell;
@@ -16,7 +15,7 @@ use cudarc::nccl::sys::{
 };
 
 use super::error::{CudaError, nccl};
-use super::library::{Library, Missing, open_nccl, require};
+use super::library::{Library, Missing, entry, require};
 use crate::clock::monotonic_ns;
 
 /// How long a rank waits for the others of its group, or for the GPU, before it gives up.
@@ -26,6 +25,8 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end of a group may take at the end of a run, and where something has gone wrong.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const ABORT_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks there is never more time than this, unless the process was stopped.
+const LOOK_NS_MAX: u64 = 200_000_000;
 /// Bytes of a group's name.
 pub(super) const ID_BYTES: usize = 128;
 
@@ -54,8 +55,6 @@ type Init =
 
 /// The library's entry points that are used here.
 struct Api {
-    /// Keeps the rest valid.
-    _library: libloading::Library,
     unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> ncclResult_t,
     init: Init,
     abort: unsafe extern "C" fn(ncclComm_t) -> ncclResult_t,
@@ -69,26 +68,17 @@ struct Api {
 impl Api {
     fn load() -> Result<Self, Missing> {
         require(Library::Nccl)?;
-        let library = open_nccl()?;
-        /// # Safety
-        /// `F` is the type of the entry point `name`.
-        unsafe fn entry<F: Copy>(library: &libloading::Library, name: &str) -> Result<F, Missing> {
-            // SAFETY: the caller's promise.
-            let found = unsafe { library.get::<F>(name.as_bytes()) };
-            found.map(|entry| *entry).map_err(|_| Library::Nccl.without(name))
-        }
         // SAFETY: types as in NCCL's header, which has kept them since 2.14.
         unsafe {
             Ok(Self {
-                unique_id: entry(&library, "ncclGetUniqueId")?,
-                init: entry(&library, "ncclCommInitRankConfig")?,
-                abort: entry(&library, "ncclCommAbort")?,
-                async_error: entry(&library, "ncclCommGetAsyncError")?,
-                all_reduce: entry(&library, "ncclAllReduce")?,
-                all_gather: entry(&library, "ncclAllGather")?,
-                send: entry(&library, "ncclSend")?,
-                recv: entry(&library, "ncclRecv")?,
-                _library: library,
+                unique_id: entry(Library::Nccl, "ncclGetUniqueId")?,
+                init: entry(Library::Nccl, "ncclCommInitRankConfig")?,
+                abort: entry(Library::Nccl, "ncclCommAbort")?,
+                async_error: entry(Library::Nccl, "ncclCommGetAsyncError")?,
+                all_reduce: entry(Library::Nccl, "ncclAllReduce")?,
+                all_gather: entry(Library::Nccl, "ncclAllGather")?,
+                send: entry(Library::Nccl, "ncclSend")?,
+                recv: entry(Library::Nccl, "ncclRecv")?,
             })
         }
     }
@@ -97,6 +87,30 @@ impl Api {
     fn get() -> Result<&'static Self, CudaError> {
         static API: OnceLock<Result<Api, Missing>> = OnceLock::new();
         API.get_or_init(Self::load).as_ref().map_err(|missing| missing.clone().into())
+    }
+}
+
+/// How long somebody has waited, by looks: time in which nobody looks does not count, for the process was stopped then, and with it much
+/// of what it waits for.
+pub(super) struct Waited {
+    looked_ns: u64,
+    waited_ns: u64,
+}
+
+impl Waited {
+    pub(super) fn begin() -> Self {
+        Self { looked_ns: monotonic_ns(), waited_ns: 0 }
+    }
+
+    /// Looks, and says how long it has been.
+    pub(super) fn so_far(&mut self) -> Duration {
+        self.look(monotonic_ns())
+    }
+
+    fn look(&mut self, now: u64) -> Duration {
+        self.waited_ns += now.saturating_sub(self.looked_ns).min(LOOK_NS_MAX);
+        self.looked_ns = now;
+        Duration::from_nanos(self.waited_ns)
     }
 }
 
@@ -169,10 +183,10 @@ impl Comm {
     }
 
     fn settle_within(&self, what: &'static str, patience: Duration) -> Result<(), CudaError> {
-        let end_ns = monotonic_ns() + patience.as_nanos() as u64;
+        let mut waited = Waited::begin();
         loop {
             match self.state() {
-                ncclResult_t::ncclInProgress if monotonic_ns() < end_ns => std::thread::yield_now(),
+                ncclResult_t::ncclInProgress if waited.so_far() < patience => std::thread::yield_now(),
                 ncclResult_t::ncclInProgress => {
                     return Err(CudaError::Stuck { what, seconds: patience.as_secs_f64() });
                 }
@@ -305,5 +319,19 @@ fn config() -> ncclConfig_t {
         graphUsageMode: UNDEFINED,
         numRmaCtx: UNDEFINED,
         maxP2pPeers: UNDEFINED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_without_a_look_is_not_waited() {
+        let ms = 1_000_000;
+        let mut waited = Waited { looked_ns: 5, waited_ns: 0 };
+        (1..=100).for_each(|look| assert_eq!(waited.look(5 + look * ms), Duration::from_millis(look)));
+        assert_eq!(waited.look(3_600_000 * ms), Duration::from_millis(300));
+        assert_eq!(waited.look(3_600_001 * ms), Duration::from_millis(301));
     }
 }

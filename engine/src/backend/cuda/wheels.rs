@@ -5,6 +5,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 /// Variables that name an active environment.
 const ENVIRONMENTS: [&str; 2] = ["VIRTUAL_ENV", "CONDA_PREFIX"];
 
+/// The folder that all wheels of CUDA 13 share.
+pub(super) const CUDA_13: &str = "cu13";
+
 /// Files of the wheel `nvidia/<wheel>` whose names begin with one of `names`, in the order of `names`: one that others need comes first.
 pub(super) fn files(wheel: &str, names: &[&str]) -> Vec<Utf8PathBuf> {
     let environments = ENVIRONMENTS.iter().filter_map(|name| std::env::var(name).ok());
@@ -47,6 +50,16 @@ mod tests {
         let found = in_environment(environment, "cublas", &["libcublasLt.so", "libcublas.so"]);
         let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).collect();
         assert_eq!(names, ["libcublasLt.so.12", "libcublas.so.12"]);
+        for file in
+            ["cu13/lib/libnvrtc.so.13", "cu13/lib/libnvrtc-builtins.so.13.0", "cu13/lib/libcublas.so.13"]
+        {
+            let path = wheels.join(file);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, "").unwrap();
+        }
+        let found = in_environment(environment, CUDA_13, &["libnvrtc-builtins.so", "libnvrtc.so"]);
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()).collect();
+        assert_eq!(names, ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"]);
         assert!(in_environment(environment, "cuda_nvrtc", &["libnvrtc.so"]).is_empty());
         assert!(in_environment(&environment.join("none"), "nccl", &["libnccl.so"]).is_empty());
     }
