@@ -162,6 +162,19 @@ pub trait Backend {
         y: &mut Self::Tensor,
     ) -> Result<(), Self::Error>;
 
+    /// `x += summand`, and `y[rows, hidden]` becomes the norm of each row of the new `x[rows, hidden]`: what the two calls one after the other
+    /// give, to the bit.
+    fn add_norm(
+        &self,
+        norm: &Self::Norm,
+        x: &mut Self::Tensor,
+        summand: &Self::Tensor,
+        y: &mut Self::Tensor,
+    ) -> Result<(), Self::Error> {
+        self.add(x, summand)?;
+        self.apply_norm(norm, x, y)
+    }
+
     /// `y[m, rows] = x[m, columns] w^T`.
     fn product(&self, w: &Self::Linear, x: &Self::Tensor, y: &mut Self::Tensor) -> Result<(), Self::Error>;
 

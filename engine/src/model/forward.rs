@@ -24,7 +24,7 @@ impl<B: Backend> Stage<B> {
         backend.all_reduce(group, hidden)
     }
 
-    /// `hidden[tokens, hidden]`, in place: the batch's tokens through this stage's layers. Their keys and values are stored.
+    /// `hidden[tokens, hidden]`, in place: the batch's tokens through this stage's layers, of which there is one at least. Their keys and values are stored.
     pub fn layers(
         &mut self,
         backend: &B,
@@ -43,7 +43,8 @@ impl<B: Backend> Stage<B> {
                 false => run.sequential(group, hidden)?,
             }
         }
-        Ok(())
+        // What the last layer leaves to be added; of the others the next one's norm has done it.
+        backend.add(hidden, if is_parallel { &scratch.sum } else { &scratch.mlp })
     }
 
     /// `logits[rows, vocab]` on the host, of some rows of `hidden[tokens, hidden]`, on every rank. On the last stage alone.
@@ -114,34 +115,38 @@ struct Run<'a, 'b, B: Backend> {
 }
 
 impl<B: Backend> Run<'_, '_, B> {
-    /// Attention and MLP read the same hidden state, through one norm or one each, and are summed once.
+    /// Attention and MLP read the same hidden state, through one norm or one each, and are summed once, in `sum`.
     fn parallel(&mut self, group: &mut B::Group, hidden: &mut B::Tensor) -> Result<(), B::Error> {
-        self.norm(0, hidden)?;
+        let Scratch { normed, sum, .. } = &mut *self.scratch;
+        let norms = &self.layer.norms;
+        match self.index {
+            0 => self.backend.apply_norm(&norms[0], hidden, normed)?,
+            _ => self.backend.add_norm(&norms[0], hidden, sum, normed)?,
+        }
         self.attend()?;
-        if self.layer.norms.len() == 2 {
-            self.norm(1, hidden)?;
+        if let [_, norm] = &norms[..] {
+            self.backend.apply_norm(norm, hidden, &mut self.scratch.normed)?;
         }
         self.mlp()?;
         let Scratch { sum, mlp, .. } = &mut *self.scratch;
         self.backend.add(sum, mlp)?;
-        self.backend.all_reduce(group, sum)?;
-        self.backend.add(hidden, sum)
+        self.backend.all_reduce(group, sum)
     }
 
-    /// The MLP reads what attention has added to the hidden state.
+    /// The MLP reads what attention has added to the hidden state; what it adds itself is in `mlp`.
     fn sequential(&mut self, group: &mut B::Group, hidden: &mut B::Tensor) -> Result<(), B::Error> {
-        self.norm(0, hidden)?;
+        let Scratch { normed, mlp, .. } = &mut *self.scratch;
+        let norms = &self.layer.norms;
+        match self.index {
+            0 => self.backend.apply_norm(&norms[0], hidden, normed)?,
+            _ => self.backend.add_norm(&norms[0], hidden, mlp, normed)?,
+        }
         self.attend()?;
-        self.backend.all_reduce(group, &mut self.scratch.sum)?;
-        self.backend.add(hidden, &self.scratch.sum)?;
-        self.norm(1, hidden)?;
+        let Scratch { normed, sum, .. } = &mut *self.scratch;
+        self.backend.all_reduce(group, sum)?;
+        self.backend.add_norm(&norms[1], hidden, sum, normed)?;
         self.mlp()?;
-        self.backend.all_reduce(group, &mut self.scratch.mlp)?;
-        self.backend.add(hidden, &self.scratch.mlp)
-    }
-
-    fn norm(&mut self, which: usize, hidden: &B::Tensor) -> Result<(), B::Error> {
-        self.backend.apply_norm(&self.layer.norms[which], hidden, &mut self.scratch.normed)
+        self.backend.all_reduce(group, &mut self.scratch.mlp)
     }
 
     /// From `normed` to this rank's summand of attention in `sum`.

@@ -73,18 +73,30 @@ fn embed<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::Error> {
 fn norms<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::Error> {
     let mut samples = Vec::new();
     for (rows, width) in [(2, 33), (1, 300)] {
-        let x = bed.upload(&made_up(4, rows * width, 2.0), width)?;
         let (weight, bias) = (made_up(5, width, 1.0), made_up(6, width, 1.0));
-        for bias in [Some(&bias[..]), None] {
+        for (bias, has_summand) in
+            [(Some(&bias[..]), false), (None, false), (Some(&bias[..]), true), (None, true)]
+        {
+            let mut x = bed.upload(&made_up(4, rows * width, 2.0), width)?;
             let norm = bed.backend.norm(&weight, bias, 1e-5)?;
             let mut y = bed.backend.tensor();
-            bed.backend.apply_norm(&norm, &x, &mut y)?;
+            // Of one scale: the sums, too, are in every type.
+            let summand = bed.upload(&made_up(13, rows * width, 2.0), width)?;
+            match has_summand {
+                true => bed.backend.add_norm(&norm, &mut x, &summand, &mut y)?,
+                false => bed.backend.apply_norm(&norm, &x, &mut y)?,
+            }
             let values = bed.download(&y, rows, width)?;
             let operation = if bias.is_some() { "layer norm" } else { "RMS norm" };
             // Mean and mean square are sums of the width; both scale the value, which a few roundings then finish.
             let size = largest(&values) + largest(&weight) + bias.map_or(0.0, largest);
             let allowed = sums(2 * width + 8, size) + narrowing(bed.dtype) * largest(&values);
-            samples.push(Sample { operation, shape: format!("[{rows}, {width}]"), values, allowed });
+            let shape = format!("[{rows}, {width}]{}", if has_summand { " of a sum" } else { "" });
+            samples.push(Sample { operation, shape, values, allowed });
+            if has_summand {
+                let values = bed.download(&x, rows, width)?;
+                samples.push(exact(operation, format!("[{rows}, {width}], the sum"), values));
+            }
         }
     }
     Ok(samples)

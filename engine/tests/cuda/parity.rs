@@ -232,7 +232,7 @@ fn cast(tensor: &TensorView<'_>, dtype: Dtype) -> Vec<u8> {
 }
 
 /// Writes a Llama of two query heads of `head_dim` values on one KV head, of random weights.
-fn write_llama(folder: &Path, head_dim: usize, dtype: Dtype) {
+fn write_llama(folder: &Path, head_dim: usize, dtype: Dtype, norms: Dtype) {
     let (hidden, ffn, vocab) = (2 * head_dim, 96, 80);
     let config = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": {hidden}, "intermediate_size": {ffn},
@@ -264,18 +264,19 @@ fn write_llama(folder: &Path, head_dim: usize, dtype: Dtype) {
         let uniform = (random.next_u32() >> 8) as f32 / (1 << 24) as f32 - 0.5;
         if shape.len() == 1 { 1.0 + 0.2 * uniform } else { 4.0 * uniform / (shape[1] as f32).sqrt() }
     };
-    let tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = shapes
+    let tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = shapes
         .into_iter()
         .map(|(name, shape)| {
             let bytes: Vec<u8> =
                 (0..shape.iter().product()).flat_map(|_| value(&shape).to_le_bytes()).collect();
+            let dtype = if shape.len() == 1 { norms } else { dtype };
             let bytes = cast(&TensorView::new(Dtype::F32, shape.clone(), &bytes).unwrap(), dtype);
-            (name, (shape, bytes))
+            (name, (dtype, shape, bytes))
         })
         .collect();
     let views = tensors
         .iter()
-        .map(|(name, (shape, bytes))| (name, TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+        .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
@@ -286,10 +287,21 @@ fn the_flash_kernel_and_the_products_agree_with_the_cpu() {
         [70_u64, 3, 20].map(|length| (0..length).map(|token| (token * 7 + length) % 80).collect()).to_vec();
     for (head_dim, dtype) in [(64, Dtype::BF16), (64, Dtype::F16), (128, Dtype::BF16)] {
         let folder = tempfile::tempdir().unwrap();
-        write_llama(folder.path(), head_dim, dtype);
+        write_llama(folder.path(), head_dim, dtype, dtype);
         for more in [&["--chunk", "100"][..], &["--chunk", "40", "--no-flash"], &["--chunk", "40"]] {
             let model = format!("heads of {head_dim} in {dtype:?}");
             compare(&model, folder.path(), &prompts, more, |largest| BF16_TOLERANCE * largest);
         }
+    }
+}
+
+/// As some checkpoints have them; ranks of a stage and of two.
+#[test]
+fn norms_may_be_finer_than_matrices() {
+    let folder = tempfile::tempdir().unwrap();
+    write_llama(folder.path(), 32, Dtype::BF16, Dtype::F32);
+    let prompts = [vec![1_u64, 2, 3, 4, 5, 6, 7], vec![9, 8]];
+    for more in [&["--pp", "2"][..], &["--no-graphs"]] {
+        compare("norms in f32", folder.path(), &prompts, more, |largest| BF16_TOLERANCE * largest);
     }
 }

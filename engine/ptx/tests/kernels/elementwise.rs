@@ -3,10 +3,20 @@
 use chariot_ptx::Argument::{Buffer, I32, I64};
 use half::{bf16, f16};
 
-use crate::card::{Card, Element, in_each, wide};
-use crate::nvrtc::ELEMENTWISE;
+use crate::card::{Card, Element, wide};
+use crate::nvrtc::{ELEMENTWISE, NARROW};
 
-in_each!(ELEMENTWISE, gelu, silu_mul, add, casts, casts_at_the_edges);
+mod elements {
+    use super::{ELEMENTWISE, add, gelu, silu_mul, widening};
+    use crate::card::in_each;
+    in_each!(ELEMENTWISE, gelu, silu_mul, add, widening);
+}
+
+mod narrowed {
+    use super::{NARROW, narrowing, narrowing_at_the_edges};
+    use crate::card::in_each;
+    in_each!(NARROW, narrowing, narrowing_at_the_edges);
+}
 
 /// The error function by its series; from -5 to 5 it has more than the digits of f32.
 fn erf(x: f64) -> f64 {
@@ -58,20 +68,23 @@ fn add(mut card: Card) {
     assert!(found[74].is_nan());
 }
 
-fn casts(mut card: Card) {
+fn widening(mut card: Card) {
     let x = card.element.noise(5, 75);
     let (there, out) = (card.put(&x), card.memory.room(75 * 4));
     card.run("to_f32", [3, 1, 1], 32, &[Buffer(out), Buffer(there), I64(75)]);
     assert_eq!(card.memory.take::<f32>(out).unwrap(), x);
+}
+
+fn narrowing(mut card: Card) {
     let finer = Element::F32.noise(6, 75);
     let (there, out) = (card.memory.put(&finer), card.room(75));
-    card.run("from_f32", [3, 1, 1], 32, &[Buffer(out), Buffer(there), I64(75)]);
+    card.run("narrow_all", [3, 1, 1], 32, &[Buffer(out), Buffer(there), I64(75)]);
     let expected: Vec<f32> = finer.iter().map(|value| card.element.round(*value)).collect();
     assert_eq!(card.take(out), expected);
 }
 
 /// Ties, carries into the exponent and beyond the largest, subnormals, infinities, NaN: bit by bit.
-fn casts_at_the_edges(mut card: Card) {
+fn narrowing_at_the_edges(mut card: Card) {
     let bits: [u32; 26] = [
         0,
         0x8000_0000,
@@ -102,7 +115,7 @@ fn casts_at_the_edges(mut card: Card) {
         0xb440_0000,
     ];
     let (there, out) = (card.memory.put(&bits), card.room(bits.len()));
-    card.run("from_f32", [1, 1, 1], 32, &[Buffer(out), Buffer(there), I64(bits.len() as i64)]);
+    card.run("narrow_all", [1, 1, 1], 32, &[Buffer(out), Buffer(there), I64(bits.len() as i64)]);
     if card.element == Element::F32 {
         return assert_eq!(card.memory.take::<u32>(out).unwrap(), bits);
     }

@@ -3,7 +3,7 @@
 use chariot_ptx::Argument::{self, Buffer, F32, I32, Null};
 use chariot_ptx::LaunchError;
 
-use crate::card::{Card, in_each, wide};
+use crate::card::{Card, Element, in_each, wide};
 use crate::nvrtc::NORM;
 
 in_each!(NORM, layer_norm, rms_norm);
@@ -37,15 +37,16 @@ pub(crate) fn norm(
     threads: u32,
 ) -> Result<(), LaunchError> {
     let noise = |seed, count| card.element.noise(seed, count);
-    let (mut x, residual, weight, bias) =
-        (noise(1, ROWS * WIDTH), noise(2, ROWS * WIDTH), noise(3, WIDTH), noise(4, WIDTH));
+    let (mut x, residual) = (noise(1, ROWS * WIDTH), noise(2, ROWS * WIDTH));
+    // f32 in all dtypes: finer than the dtype.
+    let (weight, bias) = (Element::F32.noise(3, WIDTH), Element::F32.noise(4, WIDTH));
     x[ROWS * WIDTH - 7] = f32::NAN;
     let sum = |(x, residual): (&f32, &f32)| {
         if has_residual { card.element.round(x + residual) } else { *x }
     };
     let sums: Vec<f32> = x.iter().zip(&residual).map(sum).collect();
-    let [x_there, residual, weight_there, bias_there] =
-        [&x, &residual, &weight, &bias].map(|values| Buffer(card.put(values)));
+    let [x_there, residual] = [&x, &residual].map(|values| Buffer(card.put(values)));
+    let [weight_there, bias_there] = [&weight, &bias].map(|values| Buffer(card.memory.put(values)));
     let (y, x_buffer) = (card.room(ROWS * WIDTH), x_there);
     let residual = if has_residual { residual } else { Null };
     let mut arguments: Vec<Argument> = vec![Buffer(y), x_buffer, residual, weight_there];

@@ -14,6 +14,8 @@ pub(crate) const ATTENTION: &str = include_str!("../../../src/backend/cuda/kerne
 pub(crate) const ELEMENTWISE: &str = include_str!("../../../src/backend/cuda/kernels/elementwise.cu");
 pub(crate) const EMBEDDING: &str = include_str!("../../../src/backend/cuda/kernels/embedding.cu");
 pub(crate) const FLASH: &str = include_str!("../../../src/backend/cuda/kernels/flash.cu");
+/// A kernel of tests alone.
+pub(crate) const NARROW: &str = include_str!("../../../cuda-double/tests/programs/kernels/narrow.cu");
 pub(crate) const NORM: &str = include_str!("../../../src/backend/cuda/kernels/norm.cu");
 pub(crate) const ROTARY: &str = include_str!("../../../src/backend/cuda/kernels/rotary.cu");
 pub(crate) const SAMPLING: &str = include_str!("../../../src/backend/cuda/kernels/sampling.cu");
@@ -70,7 +72,7 @@ fn all_kernels_compile_and_parse() {
     }
     let sources = [
         (ATTENTION, &["causal_softmax", "combine", "paged_decode"][..]),
-        (ELEMENTWISE, &["add", "from_f32", "gelu", "silu_mul", "to_f32"]),
+        (ELEMENTWISE, &["add", "gelu", "silu_mul", "to_f32"]),
         (EMBEDDING, &["embed", "gather_rows"]),
         (FLASH, &["flash_prefill_128", "flash_prefill_64"]),
         (NORM, &["layer_norm", "rms_norm"]),

@@ -1,9 +1,8 @@
 //! A GPU as a model's backend: shapes of results, and which kernel makes them. Knows no launch and no library.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 
 use camino::Utf8Path;
-use half::{bf16, f16};
 
 use super::attention::{Attention, Room};
 use super::batch::Batch;
@@ -100,30 +99,25 @@ impl Cuda {
         )
     }
 
-    /// A vector in the card's type.
-    fn vector(&self, values: &[f32]) -> Result<Buffer, CudaError> {
-        let what = "weights of a norm";
-        match self.card.element() {
-            Element::F32 => self.card.upload(&[bytemuck::cast_slice(values)], what),
-            Element::Bf16 => {
-                let values: Vec<u16> = values.iter().map(|&value| bf16::from_f32(value).to_bits()).collect();
-                self.card.upload(&[bytemuck::cast_slice(&values)], what)
-            }
-            Element::F16 => {
-                let values: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
-                self.card.upload(&[bytemuck::cast_slice(&values)], what)
-            }
-        }
-    }
-
-    /// A norm's vectors on the device.
-    fn vectors<'a>(&self, norm: &'a Norm) -> Result<&'a (Buffer, Option<Buffer>), CudaError> {
-        if norm.there.get().is_none() {
-            let weight = self.vector(&norm.weight)?;
-            let bias = norm.bias.as_deref().map(|bias| self.vector(bias)).transpose()?;
-            let _ = norm.there.set((weight, bias));
-        }
-        Ok(norm.there.get().expect("set above"))
+    /// `y` becomes the norm of `x`; with a residual, first `x += residual`.
+    fn norm_rows(
+        &self,
+        norm: &Norm,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        y: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        self.reshape(y, x.rows, x.width)?;
+        let mut arguments = vec![
+            Argument::Pointer(y.pointer()),
+            Argument::Pointer(x.pointer()),
+            Argument::Pointer(residual.map_or(0, Tensor::pointer)),
+            Argument::Pointer(norm.weight.pointer),
+        ];
+        arguments.extend(norm.bias.as_ref().map(|bias| Argument::Pointer(bias.pointer)));
+        arguments.extend([Argument::F32(norm.epsilon), Argument::I32(x.width as i32)]);
+        let kernel = if norm.bias.is_some() { "layer_norm" } else { "rms_norm" };
+        self.card.launch(kernel, [x.rows, 1, 1], THREADS, &arguments)
     }
 
     /// `all[ranks rows, held]` as f32 on the device.
@@ -193,7 +187,8 @@ impl Backend for Cuda {
     }
 
     fn norm(&self, weight: &[f32], bias: Option<&[f32]>, epsilon: f32) -> Result<Norm, CudaError> {
-        Ok(Norm { weight: weight.to_vec(), bias: bias.map(<[f32]>::to_vec), epsilon, there: OnceCell::new() })
+        let upload = |values: &[f32]| self.card.upload(&[bytemuck::cast_slice(values)], "weights of a norm");
+        Ok(Norm { weight: upload(weight)?, bias: bias.map(upload).transpose()?, epsilon })
     }
 
     fn rotary(&self, theta: f64, head_dim: usize, positions: usize) -> Result<Rotary, CudaError> {
@@ -295,19 +290,18 @@ impl Backend for Cuda {
     }
 
     fn apply_norm(&self, norm: &Norm, x: &Tensor, y: &mut Tensor) -> Result<(), CudaError> {
-        self.reshape(y, x.rows, x.width)?;
-        let (weight, bias) = self.vectors(norm)?;
-        let mut arguments = vec![
-            Argument::Pointer(y.pointer()),
-            Argument::Pointer(x.pointer()),
-            // No residual: it is added where ranks have summed it.
-            Argument::Pointer(0),
-            Argument::Pointer(weight.pointer),
-        ];
-        arguments.extend(bias.as_ref().map(|bias| Argument::Pointer(bias.pointer)));
-        arguments.extend([Argument::F32(norm.epsilon), Argument::I32(x.width as i32)]);
-        let kernel = if bias.is_some() { "layer_norm" } else { "rms_norm" };
-        self.card.launch(kernel, [x.rows, 1, 1], THREADS, &arguments)
+        self.norm_rows(norm, x, None, y)
+    }
+
+    fn add_norm(
+        &self,
+        norm: &Norm,
+        x: &mut Tensor,
+        summand: &Tensor,
+        y: &mut Tensor,
+    ) -> Result<(), CudaError> {
+        assert_eq!((x.rows, x.width), (summand.rows, summand.width), "expected equal shapes");
+        self.norm_rows(norm, x, Some(summand), y)
     }
 
     fn product(&self, w: &Linear, x: &Tensor, y: &mut Tensor) -> Result<(), CudaError> {

@@ -25,7 +25,7 @@ pub(super) enum Argument {
 /// Kernels by file.
 const KERNELS: [(&str, &[&str]); 7] = [
     ("attention", &["causal_softmax", "paged_decode", "combine"]),
-    ("elementwise", &["gelu", "silu_mul", "add", "to_f32", "from_f32"]),
+    ("elementwise", &["gelu", "silu_mul", "add", "to_f32"]),
     ("embedding", &["embed", "gather_rows"]),
     ("flash", &["flash_prefill_64", "flash_prefill_128"]),
     ("norm", &["layer_norm", "rms_norm"]),

@@ -1,7 +1,5 @@
 //! What the model holds on the device: activations, weights, norms, angles, keys and values. Knows no kernel.
 
-use std::cell::OnceCell;
-
 use super::memory::Buffer;
 use crate::shard::Dtype;
 
@@ -42,13 +40,12 @@ pub struct Embedding {
     pub(super) buffer: Buffer,
 }
 
-/// A norm's vectors. They come before the weights that say which type the card computes in, and so go there when they are first used.
+/// A norm's vectors, f32 whatever the card computes in: some checkpoints have them finer than matrices.
 #[derive(Debug)]
 pub struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Option<Vec<f32>>,
+    pub(super) weight: Buffer,
+    pub(super) bias: Option<Buffer>,
     pub(super) epsilon: f32,
-    pub(super) there: OnceCell<(Buffer, Option<Buffer>)>,
 }
 
 /// Cosines and sines `[positions, head_dim / 2]`, f32.

@@ -179,14 +179,16 @@ pub(super) use run;
 
 /// Runs a function of a card with one source's kernels in each dtype, in every order of threads.
 macro_rules! in_all {
-    ($name:literal, $source:literal, $body:expr) => {
+    ($name:literal, text $source:expr, $body:expr) => {
         $crate::passes($name, || {
-            let source = include_str!(concat!("../../../src/backend/cuda/kernels/", $source));
             for element in $crate::kernels::card::Element::ALL {
                 let body: fn($crate::kernels::card::Card) = $body;
-                body($crate::kernels::card::Card::new(source, element));
+                body($crate::kernels::card::Card::new($source, element));
             }
         })
+    };
+    ($name:literal, $source:literal, $body:expr) => {
+        $crate::kernels::card::in_all!($name, text include_str!(concat!("../../../src/backend/cuda/kernels/", $source)), $body)
     };
 }
 pub(super) use in_all;

@@ -29,8 +29,3 @@ extern "C" __global__ void to_f32(float *out, const T *x, i64 n) {
     i64 i = index();
     if (i < n) out[i] = widen(x[i]);
 }
-
-extern "C" __global__ void from_f32(T *out, const float *x, i64 n) {
-    i64 i = index();
-    if (i < n) narrow(x[i], &out[i]);
-}
