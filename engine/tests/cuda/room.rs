@@ -20,14 +20,14 @@ const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk"
     "seed": 42, "repetition": 0, "band": "central", "compat": "honest"}"#;
 const TRIAL: &str = "--cluster cluster.json --weights weights.json --config config.json --out";
 const FALCON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden/falcon-new");
-/// Of a GPU, and what others hold of it.
+/// Of a small GPU, and what others hold of it.
 const TOTAL: u64 = 8_000_000;
 const TAKEN: u64 = 2_000_000;
 
-/// A GPU of 8 MB of which others hold so many bytes.
-fn gpu(taken: u64) -> Double {
+/// A GPU of so many bytes of which others hold some.
+fn gpu(total: u64, taken: u64) -> Double {
     let double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "1");
-    double.with("CHARIOT_DOUBLE_MEMORY", &TOTAL.to_string()).with("CHARIOT_DOUBLE_TAKEN", &taken.to_string())
+    double.with("CHARIOT_DOUBLE_MEMORY", &total.to_string()).with("CHARIOT_DOUBLE_TAKEN", &taken.to_string())
 }
 
 fn run(double: &Double, folder: &tempfile::TempDir, line: &str) -> Output {
@@ -48,7 +48,7 @@ fn json(folder: &tempfile::TempDir, name: &str) -> Value {
 
 #[test]
 fn blocks_are_planned_with_what_is_free_by_the_simulator_and_the_engine_alike() {
-    let (double, folder) = (gpu(TAKEN), tempfile::tempdir().unwrap());
+    let (double, folder) = (gpu(TOTAL, TAKEN), tempfile::tempdir().unwrap());
     for (name, text) in [("one.yaml", PLATFORM), ("small.yaml", MODEL), ("config.json", CONFIG)] {
         fs_err::write(folder.path().join(name), text).unwrap();
     }
@@ -66,7 +66,7 @@ fn blocks_are_planned_with_what_is_free_by_the_simulator_and_the_engine_alike() 
     succeeds(
         &double,
         &folder,
-        "shard --cluster cluster.json --model small.yaml --in-memory --out weights.json",
+        "shard --cluster cluster.json --model small.yaml --tp 1 --pp 1 --in-memory --out weights.json",
     );
     succeeds(&double, &folder, &format!("simulate {TRIAL} simulated"));
     succeeds(&double, &folder, &format!("bench {TRIAL} measured"));
@@ -77,7 +77,7 @@ fn blocks_are_planned_with_what_is_free_by_the_simulator_and_the_engine_alike() 
     assert!((1..=left / (16 * 256)).contains(&blocks("measured")), "{} in {left}", blocks("measured"));
 
     // Somebody takes most of the GPU after it was brought up.
-    let output = run(&gpu(5_500_000), &folder, &format!("bench {TRIAL} refused"));
+    let output = run(&gpu(TOTAL, 5_500_000), &folder, &format!("bench {TRIAL} refused"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     let blocks = format!("{} KV blocks need 0.00 GB", blocks("measured"));
@@ -94,8 +94,8 @@ fn blocks_that_a_user_asks_for_are_refused_in_words_where_they_do_not_fit() {
     let folder = tempfile::tempdir().unwrap();
     let line =
         format!("generate --backend cuda --model {FALCON} --prompt-ids 1,2,3 --max-tokens 2 --kv-blocks");
-    succeeds(&gpu(0), &folder, &format!("{line} 10"));
-    let output = run(&gpu(0), &folder, &format!("{line} 10000"));
+    succeeds(&gpu(TOTAL, 0), &folder, &format!("{line} 10"));
+    let output = run(&gpu(TOTAL, 0), &folder, &format!("{line} 10000"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("; 10000 KV blocks need ") && said.contains("--kv-blocks"), "{said}");
@@ -103,8 +103,19 @@ fn blocks_that_a_user_asks_for_are_refused_in_words_where_they_do_not_fit() {
 
 /// The server's first line, with the number of its KV blocks.
 fn serve(double: &Double) -> String {
-    let arguments =
-        ["serve", "--backend", "cuda", "--port", "0", "--batch-cap", "200", "--max-model-len", "2000"];
+    let arguments = [
+        "serve",
+        "--backend",
+        "cuda",
+        "--port",
+        "0",
+        "--batch-cap",
+        "16",
+        "--max-model-len",
+        "2000",
+        "--chunk",
+        "32",
+    ];
     let mut command = double.command(&[&arguments[..], &["--model", FALCON]].concat());
     let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -121,8 +132,8 @@ fn a_server_takes_what_is_free_where_nobody_says_how_much() {
         let number = line.split(" KV blocks").next().and_then(|text| text.rsplit(' ').next());
         number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line}"))
     };
-    let (most, fewer) = (blocks(&gpu(0)), blocks(&gpu(TAKEN)));
+    let (most, fewer) = (blocks(&gpu(5 * TOTAL, 0)), blocks(&gpu(5 * TOTAL, 5 * TAKEN)));
     assert!(fewer >= 1 && fewer < most, "{fewer}, {most}");
-    let line = serve(&gpu(TOTAL - 100_000));
+    let line = serve(&gpu(TOTAL, TOTAL - 1_000_000));
     assert!(line.contains("expected GPUs with room for"), "{line}");
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT;
@@ -15,15 +16,16 @@ use super::error::{CudaError, driver};
 use super::launch::{Argument, Kernels};
 use super::library::{Library, require};
 use super::memory::{Buffer, Pinned};
-use super::nccl::{ABORT_PATIENCE, Comm, PATIENCE};
+use super::nccl::{ABORT_PATIENCE, Comm, PATIENCE, Waited};
 use super::timer::Timer;
-use crate::clock::monotonic_ns;
 use crate::shard::Dtype;
 
 /// Bytes of a weight that go through pinned memory at a time.
 const PIECE: usize = 16 << 20;
+/// How much later than a rank that failed its peers speak of it.
+const COURTESY: Duration = Duration::from_millis(300);
 /// How long a rank looks at the GPU without sleeping: longer than most steps of decoding.
-const AWAKE_NS: u64 = 20_000_000;
+const AWAKE: Duration = Duration::from_millis(20);
 
 /// What is loaded for the type of the weights, when the first of them is.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Card {
         })
     }
 
-    /// Loads kernels for weights of this type; all that come are of one.
+    /// Loads kernels for matrices of this type; all that come are of one.
     pub(super) fn load(&self, dtype: Dtype) -> Result<(), CudaError> {
         let element = match dtype {
             Dtype::Float32 => Element::F32,
@@ -244,10 +246,14 @@ impl Card {
     /// nothing hangs on it.
     pub(super) fn wait(&self, what: &'static str) -> Result<(), CudaError> {
         let waited = self.wait_watching(what);
-        if waited.is_err() {
+        if let Err(error) = &waited {
             let ends: Vec<_> = self.comms.borrow().iter().filter_map(|comm| comm.abort()).collect();
             for end in ends {
                 let _ = end.recv_timeout(ABORT_PATIENCE);
+            }
+            if error.is_of_a_peer() {
+                // What went wrong there says more, and had better be heard first.
+                std::thread::sleep(COURTESY);
             }
         }
         waited
@@ -256,7 +262,7 @@ impl Card {
     fn wait_watching(&self, what: &'static str) -> Result<(), CudaError> {
         let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
         let event = event.map_err(driver(what))?;
-        let began = monotonic_ns();
+        let mut waited = Waited::begin();
         loop {
             match event.try_is_complete() {
                 Ok(true) => return Ok(()),
@@ -267,12 +273,12 @@ impl Card {
             for comm in self.comms.borrow().iter() {
                 comm.look(what)?;
             }
-            let waited_ns = monotonic_ns() - began;
-            if waited_ns > PATIENCE.as_nanos() as u64 {
+            let so_far = waited.so_far();
+            if so_far > PATIENCE {
                 return Err(CudaError::Stuck { what, seconds: PATIENCE.as_secs_f64() });
             }
-            if waited_ns > AWAKE_NS {
-                std::thread::sleep(std::time::Duration::from_micros(50));
+            if so_far > AWAKE {
+                std::thread::sleep(Duration::from_micros(50));
             } else {
                 std::thread::yield_now();
             }
