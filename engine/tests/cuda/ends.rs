@@ -43,6 +43,7 @@ fn wait_for<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Option<T>) ->
 }
 
 /// Where a call on the GPU of rank 1 never completes, all processes being alive: what the run of two ranks says.
+#[expect(clippy::disallowed_methods, reason = "a test tells how long a run took to end")]
 fn hang(call: &str) -> String {
     let double = Double::new().with("CHARIOT_DOUBLE_STUCK", &format!("{call}:1"));
     let arguments =
