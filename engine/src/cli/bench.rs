@@ -78,8 +78,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (stays, operations) = (executor.take_stays(), executor.take_operations());
     let emulation = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.emulate);
     let slowed_max = plan.cluster.preset.runtime.as_ref().and_then(|runtime| runtime.slowed_max);
-    check_cores_speed(slowed_max, &executor.core_checks()?)?;
-    check_lateness(emulation, &executor.finish()?)?;
+    let checks = executor.core_checks()?;
+    // Nothing is said of a trial whose workers did not all end well.
+    let summary = executor.finish()?;
+    check_cores_speed(slowed_max, &checks)?;
+    check_lateness(emulation, &summary)?;
     let (records, batches) = recorder.finish(ending.end)?;
     if let (Some(path), Some(timeline)) = (&args.trace, &timeline) {
         let mut trace = Output::create(path)?;
