@@ -54,13 +54,16 @@ pub(super) fn tokens(point: &Point) -> u32 {
     point.iter().map(|part| part.tokens).sum()
 }
 
-/// A batch in words: how many sequences of how many tokens at which context, such as `16 x 1 @ 128 + 48 @ 64`.
+/// A batch in words: how many sequences of how many tokens at which context, such as `16 x 1 @ 128 + 48 @ 64`. Decodes draw a token, unless it
+/// says that they do not, and longer chunks draw none.
 pub(super) fn name(point: &Point) -> String {
-    let same = point.chunk_by(|a, b| (a.tokens, a.context) == (b.tokens, b.context));
-    let part = |parts: &[ProbePart]| match (parts.len(), parts[0]) {
-        (1, ProbePart { tokens, context, .. }) => format!("{tokens} @ {context}"),
-        (count, ProbePart { tokens, context, .. }) => format!("{count} x {tokens} @ {context}"),
+    let part = |parts: &[ProbePart]| {
+        let ProbePart { tokens, context, samples } = parts[0];
+        let count = if parts.len() > 1 { format!("{} x ", parts.len()) } else { String::new() };
+        let undrawn = if tokens == 1 && !samples { " undrawn" } else { "" };
+        format!("{count}{tokens} @ {context}{undrawn}")
     };
+    let same = point.chunk_by(|a, b| a == b);
     same.map(part).collect::<Vec<_>>().join(" + ")
 }
 
@@ -124,6 +127,15 @@ mod tests {
     fn a_name_tells_sequences_tokens_and_context() {
         assert_eq!(name(&[decodes(16, 128, true), vec![chunk(64, 48)]].concat()), "16 x 1 @ 128 + 48 @ 64");
         assert_eq!(name(&decodes(1, 16, true)), "1 @ 16");
+        assert_eq!(name(&decodes(8, 16, false)), "8 x 1 @ 16 undrawn");
+    }
+
+    #[test]
+    fn no_two_batches_have_one_name() {
+        let names: Vec<String> = points(1024).iter().map(name).collect();
+        let different: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.contains(',')), "they stand in CSV");
     }
 
     #[test]
