@@ -112,9 +112,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         weights: weights_of(plan, args)?,
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
-        batch_tokens: scheduler
-            .batch_tokens_max()
-            .min(scheduler.max_model_len.saturating_mul(scheduler.batch_cap)),
+        batch_tokens: scheduler.batch_tokens_fitting(),
         places: places_of(preset),
         shared_memory: runtime.transport == Transport::SharedMemory,
         cores: cores_of(&runtime),

@@ -207,9 +207,7 @@ pub(super) fn launch(
         weights: Weights::HuggingFace(model.to_owned()),
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
-        batch_tokens: scheduler
-            .batch_tokens_max()
-            .min(scheduler.max_model_len.saturating_mul(scheduler.batch_cap)),
+        batch_tokens: scheduler.batch_tokens_fitting(),
         ..local(backend, parallel, threads, tcp)
     };
     let program = std::env::current_exe().context("find this executable")?;

@@ -187,6 +187,11 @@ impl SchedulerConfig {
         }
     }
 
+    /// The same, but no more than all sequences that run together can have.
+    pub fn batch_tokens_fitting(&self) -> u32 {
+        self.batch_tokens_max().min(self.max_model_len.saturating_mul(self.batch_cap))
+    }
+
     /// Blocks that must stay free after an admission.
     pub fn watermark_blocks(&self) -> u32 {
         let default = if self.policy.reserves_max_len() { 0.0 } else { 0.01 };
