@@ -90,6 +90,21 @@ fn check_runtime(runtime: &str, expected: &str) {
 }
 
 #[test]
+fn a_limit_of_slowed_checks_is_a_share() {
+    let with = |more: &str| format!("{{threads: 1, transport: shared_memory, {more}}}");
+    check_runtime(&with("slowed_max: 0.03"), "valid");
+    check_runtime(&with("slowed_max: 0"), "valid");
+    for wrong in ["1", "-0.1", "3", ".nan"] {
+        let expected = "runtime.slowed_max: expected a share from 0 to below 1, found";
+        check_runtime(&with(&format!("slowed_max: {wrong}")), expected);
+    }
+    check_runtime(
+        &with("backend: cuda, slowed_max: 0.03"),
+        "runtime.slowed_max: expected none with backend cuda, found 0.03",
+    );
+}
+
+#[test]
 fn places_that_no_run_could_use_are_refused() {
     let tcp = |more: &str| format!("{{threads: 1, transport: tcp, {more}}}");
     let both = "{address: 10.0.0.1}, {address: 10.0.0.2, launch: [ssh, -T, b], program: /opt/engine}";
