@@ -1,5 +1,5 @@
 //! Whether others slow this rank's core: a fixed amount of arithmetic, timed now and then between steps. On a virtual machine nothing else
-//! shows a neighbour that computes on the same physical core, and takes a third of its speed for a second. Knows nothing of steps.
+//! shows a neighbour that computes on the same physical core, and takes more than a quarter of its speed for a second. Knows nothing of steps.
 
 use std::hint::black_box;
 
