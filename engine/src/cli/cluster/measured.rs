@@ -15,7 +15,7 @@ pub(super) fn text(platform: &Utf8Path, cluster: &Cluster) -> serde_json::Result
     };
     let head = format!(
         "# {platform} {what} on {gpus}, by\n#   chariot-engine cluster --on cuda --platform {platform}\n\
-         # All else is that file's; memory is no more than the smallest GPU has.\n"
+         # All else is that file's; memory is no more than was free on each GPU.\n"
     );
     let comment = |name: &str| match cluster.measured_links.iter().find(|link| link.name == name) {
         Some(link) => format!("measured by chariot-engine cluster, {gpus}: {}", errors(link)),
