@@ -132,5 +132,9 @@ fn mistakes_are_told_before_anything_is_measured() {
         "profile --platform cpu-2x4.yaml --model small.yaml --out no/no.yaml",
         "--out: expected a directory",
     );
+    bench.refuses(
+        "profile --platform cpu-2x4.yaml --model small.yaml --out no.yaml --samples no/no.csv",
+        "--samples: expected a directory",
+    );
     assert!(!bench.0.path().join("no.yaml").exists());
 }

@@ -84,11 +84,8 @@ impl FromStr for Split {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut platform, runtime) = platform(args)?;
     let targets = targets(args, &platform)?;
-    let directory =
-        args.out.parent().filter(|parent| !parent.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
-    if !directory.is_dir() {
-        return Err(wrong(format_args!("--out: expected a directory at {directory}, found none")));
-    }
+    check_directory("--out", &args.out)?;
+    args.samples.as_deref().map_or(Ok(()), |path| check_directory("--samples", path))?;
     let ranks = targets.iter().map(|(_, parallel)| parallel.ranks()).max();
     ranks.map_or(Ok(()), |ranks| check_gpus(&runtime, ranks))?;
     let seconds = args.seconds / targets.len() as f64;
@@ -123,6 +120,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     output.write_all(yaml::platform(&platform)?.as_bytes())?;
     samples.map_or(Ok(()), Samples::publish)?;
     output.publish()
+}
+
+/// Refuses a file whose directory is not there, before anything is measured for it.
+fn check_directory(argument: &str, file: &Utf8Path) -> anyhow::Result<()> {
+    let parent = file.parent().filter(|parent| !parent.as_str().is_empty());
+    let directory = parent.unwrap_or(Utf8Path::new("."));
+    match directory.is_dir() {
+        true => Ok(()),
+        false => Err(wrong(format_args!("{argument}: expected a directory at {directory}, found none"))),
+    }
 }
 
 fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
