@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use globset::GlobBuilder;
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::{tarjan_scc, toposort};
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::step::{ActionTemplate, Source, Step, StepId, Steps, Work};
@@ -76,10 +76,10 @@ impl Graph {
                 needed_by[dep.0 as usize].push(StepId(index as u32));
             }
         }
-        let order = sorted(&needs, &needed_by);
-        if order.len() < steps.len() {
+        if toposort(&dag, None).is_err() {
             return Err(cycle_error(&dag, &steps, &needs));
         }
+        let order = depth_first(&needs, &needed_by);
         Ok(Self { pipeline, steps, order, needs, needed_by })
     }
 
@@ -88,7 +88,7 @@ impl Graph {
         &self.steps[id.0 as usize]
     }
 
-    /// All steps, each after those it reads from.
+    /// All steps, each after those it reads from, depth first: what has begun comes to its end before the next thing is begun.
     pub fn order(&self) -> &[StepId] {
         &self.order
     }
@@ -207,17 +207,21 @@ fn action_needs(action: &ActionTemplate, found: &mut BTreeSet<StepId>) {
     }));
 }
 
-/// Every step after those it needs, and otherwise as declared; steps of a cycle are left out.
-fn sorted(needs: &[Vec<StepId>], needed_by: &[Vec<StepId>]) -> Vec<StepId> {
-    let mut missing: Vec<usize> = needs.iter().map(Vec::len).collect();
-    let mut free: BTreeSet<usize> = (0..needs.len()).filter(|index| missing[*index] == 0).collect();
+/// From the steps that nobody needs, as declared: every step right after the last of those it needs. There is no cycle.
+fn depth_first(needs: &[Vec<StepId>], needed_by: &[Vec<StepId>]) -> Vec<StepId> {
+    let mut seen = vec![false; needs.len()];
     let mut order = Vec::with_capacity(needs.len());
-    while let Some(index) = free.pop_first() {
-        order.push(StepId(index as u32));
-        for next in &needed_by[index] {
-            missing[next.0 as usize] -= 1;
-            if missing[next.0 as usize] == 0 {
-                free.insert(next.0 as usize);
+    for end in (0..needs.len()).filter(|index| needed_by[*index].is_empty()) {
+        let mut path = vec![(end, needs[end].iter())];
+        while let Some((at, left)) = path.last_mut() {
+            if let Some(need) = left.next() {
+                let need = need.0 as usize;
+                if !std::mem::replace(&mut seen[need], true) {
+                    path.push((need, needs[need].iter()));
+                }
+            } else {
+                order.push(StepId(*at as u32));
+                path.pop();
             }
         }
     }

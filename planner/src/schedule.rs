@@ -2,7 +2,7 @@
 //!
 //! It is asked after every event, so nothing here may take time in proportion to all actions that are left.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chariot_cache::Digest;
@@ -20,12 +20,24 @@ const AHEAD_MAX: usize = 8;
 struct Job {
     action: Arc<Action>,
     phase: Phase,
+    place: Place,
     /// Looked at again when it is over. Empty for a probe run ahead of its search.
     waiters: BTreeSet<StepId>,
     /// The search it was run ahead for.
     ahead_of: Option<StepId>,
     tries_left: u32,
 }
+
+/// Where an action stands among those that are ready: as its step does in the plan's order, so that what was begun is finished before the
+/// next thing is begun. What is tried again and what is run ahead stand behind all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    rank: u32,
+    turn: u64,
+}
+
+/// Behind all steps.
+const LAST: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -52,7 +64,8 @@ pub struct Schedule<'g> {
     jobs: BTreeMap<Digest, Job>,
     /// The jobs that nobody waits for: probes run ahead of their search.
     ahead: BTreeSet<Digest>,
-    ready: VecDeque<Digest>,
+    ready: BTreeMap<Place, Digest>,
+    turns: u64,
     finished: Vec<StepId>,
 }
 
@@ -95,7 +108,8 @@ impl<'g> Schedule<'g> {
             searches,
             jobs: BTreeMap::new(),
             ahead: BTreeSet::new(),
-            ready: VecDeque::new(),
+            ready: BTreeMap::new(),
+            turns: 0,
             finished: Vec::new(),
         }
     }
@@ -131,9 +145,14 @@ impl<'g> Schedule<'g> {
 
     fn want<E: std::error::Error>(&mut self, id: StepId, action: Action) -> Result<(), ScheduleError<E>> {
         let key = action.key.digest;
+        let rank = self.rank[&id];
         if let Some(job) = self.jobs.get_mut(&key) {
             job.waiters.insert(id);
             self.ahead.remove(&key);
+            if job.phase == Phase::Ready && job.tries_left == job.action.retries && rank < job.place.rank {
+                self.ready.remove(&job.place);
+                self.queue(&key, rank);
+            }
             return Ok(());
         }
         if self.plan.was_run(&key) {
@@ -142,19 +161,30 @@ impl<'g> Schedule<'g> {
         if let Err(source) = self.pool.clamp(action.resources) {
             return Err(ScheduleError::TooManyGpus { address: action.address, source });
         }
-        self.insert(action, BTreeSet::from([id]), None);
+        self.insert(action, rank, BTreeSet::from([id]), None);
         Ok(())
     }
 
-    fn insert(&mut self, action: Action, waiters: BTreeSet<StepId>, ahead_of: Option<StepId>) {
+    fn insert(&mut self, action: Action, rank: u32, waiters: BTreeSet<StepId>, ahead_of: Option<StepId>) {
         let key = action.key.digest;
         let tries_left = action.retries;
         let action = Arc::new(action);
         if waiters.is_empty() {
             self.ahead.insert(key);
         }
-        self.jobs.insert(key, Job { action, phase: Phase::Ready, waiters, ahead_of, tries_left });
-        self.ready.push_back(key);
+        let place = Place { rank, turn: 0 };
+        self.jobs.insert(key, Job { action, phase: Phase::Ready, place, waiters, ahead_of, tries_left });
+        self.queue(&key, rank);
+    }
+
+    /// Makes an action ready, behind all of its rank.
+    fn queue(&mut self, key: &Digest, rank: u32) {
+        if let Some(job) = self.jobs.get_mut(key) {
+            job.phase = Phase::Ready;
+            job.place = Place { rank, turn: self.turns };
+            self.ready.insert(job.place, *key);
+            self.turns += 1;
+        }
     }
 
     fn remove(&mut self, key: &Digest) -> Option<Job> {
@@ -167,17 +197,17 @@ impl<'g> Schedule<'g> {
         if self.halted {
             return Vec::new();
         }
-        let ready = self.ready.iter();
+        let ready = self.ready.values();
         let admitted = self.pool.admit(ready.map(|key| self.jobs[key].action.resources));
-        // From the back, so that the places of those in front stay what they are.
+        let looked_at = admitted.last().map_or(0, |(index, _)| index + 1);
+        let places: Vec<Place> = self.ready.keys().take(looked_at).copied().collect();
         let mut started = Vec::with_capacity(admitted.len());
-        for (index, taken) in admitted.into_iter().rev() {
-            if let Some(job) = self.ready.remove(index).and_then(|key| self.jobs.get_mut(&key)) {
+        for (index, taken) in admitted {
+            if let Some(job) = self.ready.remove(&places[index]).and_then(|key| self.jobs.get_mut(&key)) {
                 job.phase = Phase::Running(taken);
                 started.push(Arc::clone(&job.action));
             }
         }
-        started.reverse();
         started
     }
 
@@ -200,7 +230,7 @@ impl<'g> Schedule<'g> {
                 let known =
                     self.jobs.contains_key(&action.key.digest) || self.plan.was_run(&action.key.digest);
                 if idle > 0 && !costs && !known {
-                    self.insert(action, BTreeSet::new(), Some(id));
+                    self.insert(action, LAST, BTreeSet::new(), Some(id));
                     idle -= 1;
                 }
             }
@@ -256,7 +286,7 @@ impl<'g> Schedule<'g> {
         match self.jobs.get_mut(key) {
             Some(job) if job.tries_left > 0 && !self.halted => {
                 job.tries_left -= 1;
-                self.again(key);
+                self.queue(key, LAST);
                 true
             }
             _ => false,
@@ -275,29 +305,23 @@ impl<'g> Schedule<'g> {
 
     /// An action was stopped; it runs again if somebody came to want it meanwhile.
     pub fn stopped(&mut self, key: &Digest) {
-        let wanted = self.jobs.get(key).is_some_and(|job| !job.waiters.is_empty());
-        if wanted && !self.halted {
-            self.again(key);
+        let waiters = self.jobs.get(key).into_iter().flat_map(|job| &job.waiters);
+        let rank = waiters.map(|id| self.rank[id]).min();
+        if let Some(rank) = rank.filter(|_| !self.halted) {
+            self.queue(key, rank);
         } else {
             self.remove(key);
         }
     }
 
-    fn again(&mut self, key: &Digest) {
-        if let Some(job) = self.jobs.get_mut(key) {
-            job.phase = Phase::Ready;
-            self.ready.push_back(*key);
-        }
-    }
-
     /// Drops what was queued ahead of its search and has not started.
     pub fn drop_queued(&mut self, key: &Digest) -> bool {
-        let queued = self.jobs.get(key).is_some_and(|job| job.phase == Phase::Ready);
-        if queued {
+        let place = self.jobs.get(key).filter(|job| job.phase == Phase::Ready).map(|job| job.place);
+        if let Some(place) = place {
             self.remove(key);
-            self.ready.retain(|ready| ready != key);
+            self.ready.remove(&place);
         }
-        queued
+        place.is_some()
     }
 
     /// Starts nothing more.

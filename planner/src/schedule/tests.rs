@@ -88,39 +88,50 @@ fn dag() -> impl Strategy<Value = Vec<Node>> {
     prop::collection::vec(node, 1..40)
 }
 
+/// A step that takes these resources and reads from `needs`.
+fn step(address: &str, needs: &[u32], resources: Resources, retries: u32) -> Step {
+    let source = |need: &u32| Source::Output { step: StepId(*need), path: "o".into() };
+    Step {
+        address: address.to_owned(),
+        kind: "command",
+        location: Location { file: "p.yaml".into(), line: 1, column: 1 },
+        work: Work::Action(ActionTemplate {
+            tool: Tool::User("true".to_owned()),
+            args: vec![address.to_owned()],
+            env: BTreeMap::new(),
+            inputs: needs.iter().map(|need| (need.to_string().into(), source(need))).collect(),
+            outputs: vec!["o".into()],
+            resources,
+            timeout: None,
+            retries,
+            facts: Vec::new(),
+            cutoff: None,
+        }),
+        place: None,
+        show: Vec::new(),
+    }
+}
+
+fn pipeline(steps: Vec<Step>) -> Graph {
+    Graph::new(Steps { pipeline: "p".to_owned(), steps }).unwrap()
+}
+
 /// Node `n` needs only nodes before it.
 fn graph(nodes: &[Node]) -> Graph {
     let steps = nodes.iter().enumerate().map(|(index, node)| {
         let needs = node.needs.iter().filter(|_| index > 0).map(|need| need.index(index.max(1)) as u32);
-        Step {
-            address: format!("p/{index}"),
-            kind: "command",
-            location: Location { file: "p.yaml".into(), line: 1, column: 1 },
-            work: Work::Action(ActionTemplate {
-                tool: Tool::User("true".to_owned()),
-                args: vec![index.to_string()],
-                env: BTreeMap::new(),
-                inputs: needs
-                    .map(|need| {
-                        (need.to_string().into(), Source::Output { step: StepId(need), path: "o".into() })
-                    })
-                    .collect(),
-                outputs: vec!["o".into()],
-                resources: node.resources,
-                timeout: None,
-                retries: 0,
-                facts: Vec::new(),
-                cutoff: None,
-            }),
-            place: None,
-            show: Vec::new(),
-        }
+        step(&format!("p/{index}"), &needs.collect::<Vec<_>>(), node.resources, 0)
     });
-    Graph::new(Steps { pipeline: "p".to_owned(), steps: steps.collect() }).unwrap()
+    pipeline(steps.collect())
 }
 
 /// Runs a schedule with processes that end in the order `picks` say; checks limits all the way. Returns what ran.
-fn drive(graph: &Graph, memory: &mut Memory, picks: &[usize], fails: impl Fn(&str) -> bool) -> Vec<String> {
+fn drive(
+    graph: &Graph,
+    memory: &mut Memory,
+    picks: &[usize],
+    mut fails: impl FnMut(&str) -> bool,
+) -> Vec<String> {
     let named = graph.select("p").unwrap();
     let plan = Plan::new(graph, &named, BTreeSet::new());
     let mut schedule = Schedule::new(plan, Pool::new(2, 2), true);
@@ -139,7 +150,9 @@ fn drive(graph: &Graph, memory: &mut Memory, picks: &[usize], fails: impl Fn(&st
         ran.push(action.address.clone());
         schedule.process_over(&action.key.digest);
         if fails(&action.address) {
-            schedule.failed(&action.key.digest);
+            if !schedule.retry(&action.key.digest) {
+                schedule.failed(&action.key.digest);
+            }
         } else {
             memory.publish(&action);
             schedule.published(&action.key.digest);
@@ -181,4 +194,34 @@ proptest! {
             prop_assert_eq!(ran.contains(&graph.step(*id).address), !needs_bad);
         }
     }
+}
+
+/// Two lines of steps, declared as pipelines are: what begins both before what ends both; and one step that reads the ends.
+fn two_lines(retries: u32) -> Graph {
+    let alone = Resources { cpu: 1, gpu: 0, exclusive: true };
+    let step = |address: &str, needs: &[u32]| step(address, needs, alone, retries);
+    pipeline(vec![
+        step("p/a-begins", &[]),
+        step("p/b-begins", &[]),
+        step("p/a-ends", &[0]),
+        step("p/b-ends", &[1]),
+        step("p/figure", &[2, 3]),
+    ])
+}
+
+#[test]
+fn what_was_begun_is_finished_before_the_next_is_begun() {
+    let ran = drive(&two_lines(0), &mut Memory::default(), &[0], |_| false);
+    assert_eq!(ran, ["p/a-begins", "p/a-ends", "p/b-begins", "p/b-ends", "p/figure"]);
+}
+
+#[test]
+fn what_is_tried_again_lets_all_others_pass() {
+    let mut failures = 2;
+    let ran = drive(&two_lines(2), &mut Memory::default(), &[0], |address| {
+        let fails = address == "p/a-ends" && failures > 0;
+        failures -= u32::from(fails);
+        fails
+    });
+    assert_eq!(ran, ["p/a-begins", "p/a-ends", "p/b-begins", "p/b-ends", "p/a-ends", "p/a-ends", "p/figure"]);
 }
