@@ -130,11 +130,11 @@ fn mistakes_are_told_before_anything_is_measured() {
     );
     bench.refuses(
         "profile --platform cpu-2x4.yaml --model small.yaml --out no/no.yaml",
-        "--out: expected a directory",
+        "no/no.yaml: expected its folder to be there, found none",
     );
     bench.refuses(
         "profile --platform cpu-2x4.yaml --model small.yaml --out no.yaml --samples no/no.csv",
-        "--samples: expected a directory",
+        "no/no.csv: expected its folder to be there, found none",
     );
     assert!(!bench.0.path().join("no.yaml").exists());
 }

@@ -16,7 +16,7 @@ use chariot_engine::sim::hardware::{Fitted, MeasuredLink};
 use chariot_engine::sim::platform::{Backend, Platform, Transport};
 
 use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, places_of};
-use super::files::{Output, mistake, read, write_json, wrong};
+use super::files::{Output, mistake, read, wrong};
 use super::{say, yaml};
 
 /// Bring a platform up: check its preset, resolve devices and links
@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut cluster =
         Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
-    // A folder that is not there is told before anything is measured.
+    let out = Output::create(&args.out)?;
     let platform_out = args.platform_out.as_deref().map(Output::create).transpose()?;
     if matches!(args.on, On::Cuda) {
         look_at_gpus(args, &mut cluster)?;
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         output.write_all(measured::text(&args.platform, &cluster)?.as_bytes())?;
         output.publish()?;
     }
-    write_json(&args.out, &cluster)?;
+    out.publish_json(&cluster)?;
     let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;
     say(format_args!("{platform} ({provenance}): {nodes} x {gpus_per_node} devices"))
 }

@@ -51,10 +51,7 @@ pub(super) fn check_format(path: &Utf8Path, expected: u32, found: u32) -> anyhow
 
 /// Writes an output in JSON.
 pub(super) fn write_json(path: &Utf8Path, content: &impl Serialize) -> anyhow::Result<()> {
-    let mut output = Output::create(path)?;
-    serde_json::to_writer_pretty(&mut output, content)?;
-    output.write_all(b"\n")?;
-    output.publish()
+    Output::create(path)?.publish_json(content)
 }
 
 /// A file that has its name only once it is whole.
@@ -75,12 +72,23 @@ impl Drop for Draft {
 }
 
 impl Output {
-    /// Opens it under a working name beside its own.
+    /// Opens it under a working name beside its own. Whoever measures first opens first: a folder that is not there is then told at once.
     pub(super) fn create(path: &Utf8Path) -> anyhow::Result<Self> {
         let name = path.file_name().ok_or_else(|| wrong(format_args!("{path}: expected a file name")))?;
         let working = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let file = BufWriter::with_capacity(1 << 18, File::create(&working)?);
+        let file = File::create(&working).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => mistake(path, "expected its folder to be there, found none"),
+            _ => error.into(),
+        })?;
+        let file = BufWriter::with_capacity(1 << 18, file);
         Ok(Self { path: path.to_owned(), draft: Draft(working), file })
+    }
+
+    /// Fills it with JSON and gives it its name.
+    pub(super) fn publish_json(mut self, content: &impl Serialize) -> anyhow::Result<()> {
+        serde_json::to_writer_pretty(&mut self, content)?;
+        self.write_all(b"\n")?;
+        self.publish()
     }
 
     /// Gives it its name.

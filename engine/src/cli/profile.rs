@@ -25,8 +25,6 @@ use super::yaml;
 use samples::Samples;
 use shown::Shown;
 
-/// Values of the measured weights: made up from this seed.
-const SEED: u64 = 0;
 /// A layout with a larger share of disturbed measurements is warned of.
 const DISTURBED_MAX: f64 = 0.25;
 
@@ -52,6 +50,9 @@ pub(super) struct Args {
     /// Type of the weights, whose values are made up
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: DummyDtype,
+    /// Seed of the weights' values; tells repeated profiles apart
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// The largest batch to measure, in tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_tokens: u32,
@@ -84,11 +85,10 @@ impl FromStr for Split {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut platform, runtime) = platform(args)?;
     let targets = targets(args, &platform)?;
-    check_directory("--out", &args.out)?;
-    args.samples.as_deref().map_or(Ok(()), |path| check_directory("--samples", path))?;
     let ranks = targets.iter().map(|(_, parallel)| parallel.ranks()).max();
     ranks.map_or(Ok(()), |ranks| check_gpus(&runtime, ranks))?;
     let seconds = args.seconds / targets.len() as f64;
+    let mut output = Output::create(&args.out)?;
     let mut samples = args.samples.as_deref().map(Samples::create).transpose()?;
     let mut layouts = Vec::new();
     for (config, parallel) in targets {
@@ -115,21 +115,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     platform.stage = Some(StageCosts::Measured(Measured { dtype: args.dtype.into(), layouts }));
     platform.cpu = None;
     platform.validate().context("a measured platform is valid")?;
-    let mut output = Output::create(&args.out)?;
     output.write_all(header(args, runtime.backend).as_bytes())?;
     output.write_all(yaml::platform(&platform)?.as_bytes())?;
     samples.map_or(Ok(()), Samples::publish)?;
     output.publish()
-}
-
-/// Refuses a file whose directory is not there, before anything is measured for it.
-fn check_directory(argument: &str, file: &Utf8Path) -> anyhow::Result<()> {
-    let parent = file.parent().filter(|parent| !parent.as_str().is_empty());
-    let directory = parent.unwrap_or(Utf8Path::new("."));
-    match directory.is_dir() {
-        true => Ok(()),
-        false => Err(wrong(format_args!("{argument}: expected a directory at {directory}, found none"))),
-    }
 }
 
 fn platform(args: &Args) -> anyhow::Result<(Platform, Runtime)> {
@@ -193,7 +182,7 @@ fn measure(
         operations: false,
         parallel,
         threads: runtime.threads as usize,
-        weights: Weights::Dummy { config: Box::new(config.clone()), seed: SEED, dtype },
+        weights: Weights::Dummy { config: Box::new(config.clone()), seed: args.seed, dtype },
         kv: KvSpec { blocks: 1, block_size: 1 },
         max_model_len: 1,
         batch_tokens: 1,
@@ -220,11 +209,11 @@ fn header(args: &Args, backend: Backend) -> String {
     let models: Vec<String> = args.model.iter().map(|model| format!("--model {model}")).collect();
     let splits: Vec<String> =
         args.parallel.iter().map(|Split(parallel)| format!("{}x{}", parallel.tp, parallel.pp)).collect();
-    let Args { platform, dtype, max_tokens, seconds, .. } = args;
+    let Args { platform, dtype, seed, max_tokens, seconds, .. } = args;
     let dtype = format!("{dtype:?}").to_lowercase();
     format!(
-        "# Costs measured on {}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --max-tokens {max_tokens} \
-         --seconds {seconds}\n# What is simulated with them is simulated; links are that platform's. Tables: docs/calibration.md.\n",
+        "# Costs measured on {}, by\n#   chariot-engine profile --platform {platform} {} --parallel {} --dtype {dtype} --seed {seed} \
+         --max-tokens {max_tokens} --seconds {seconds}\n# What is simulated with them is simulated; links are that platform's. Tables: docs/calibration.md.\n",
         machine(backend),
         models.join(" "),
         splits.join(",")

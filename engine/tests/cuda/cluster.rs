@@ -191,6 +191,15 @@ fn measured_links_become_a_platform_that_is_simulated_and_profiled() {
         "cluster --platform gpus.yaml --out no.json --platform-out no.yaml",
         "--platform-out: expected --on cuda",
     );
+    bench.refuses(
+        "cluster --platform gpus.yaml --on cuda --out no.json --platform-out no/no.yaml",
+        "no/no.yaml: expected its folder to be there, found none",
+    );
+    bench.refuses(
+        "cluster --platform gpus.yaml --out no/no.json",
+        "no/no.json: expected its folder to be there, found none",
+    );
+    assert!(!bench.path().join("no.json").exists());
     assert!(!bench.path().join("no.yaml").exists());
 }
 

@@ -62,6 +62,9 @@ pub(super) fn profile(site: &Site<'_>, recipe: &Profile) -> Result<Step, Mistake
     if let Some(dtype) = recipe.dtype {
         action.args.extend(["--dtype", dtype.name()].map(str::to_owned));
     }
+    if let Some(seed) = recipe.seed {
+        action.args.extend(["--seed".to_owned(), seed.to_string()]);
+    }
     if let Some(tokens) = recipe.max_tokens {
         action.args.extend(["--max-tokens".to_owned(), tokens.0.to_string()]);
     }

@@ -60,6 +60,8 @@ pub struct Profile {
     pub parallels: Spanned<Vec<Parallel>>,
     /// Type of the weights. Default: bf16.
     pub dtype: Option<Dtype>,
+    /// Seed of the weights' values; tells repeats apart. Default: 0.
+    pub seed: Option<u32>,
     /// The largest batch to measure, tokens. Default: 512.
     pub max_tokens: Option<Count>,
     /// How long to measure, about. Default: 60 s.

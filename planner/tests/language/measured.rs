@@ -303,14 +303,14 @@ fn mistakes() {
 fn a_cluster_takes_its_costs_from_a_profile() {
     let text = PIPELINE.replace(
         "  cluster: {recipe: cluster}\n",
-        "  cluster: {recipe: cluster, profile: host}\n  host: {recipe: profile, model: falcon-7b, parallels: [{tp: 2, pp: 1}, {tp: 1, pp: 2}], dtype: f32, time: 2 min}\n",
+        "  cluster: {recipe: cluster, profile: host}\n  host: {recipe: profile, model: falcon-7b, parallels: [{tp: 2, pp: 1}, {tp: 1, pp: 2}], dtype: f32, seed: 3, time: 2 min}\n",
     );
     let steps = compiled(&text, &[]).unwrap();
     assert_eq!(
         action(&steps.steps[0]).inputs[Utf8Path::new("platform.yaml")],
         Source::Output { step: chariot::step::StepId(1), path: "platform.yaml".into() }
     );
-    expect![[r#"["profile", "--platform", "preset.yaml", "--model", "model.yaml", "--parallel", "2x1,1x2", "--dtype", "f32", "--seconds", "120", "--out", "platform.yaml"] true"#]].assert_eq(&format!(
+    expect![[r#"["profile", "--platform", "preset.yaml", "--model", "model.yaml", "--parallel", "2x1,1x2", "--dtype", "f32", "--seed", "3", "--seconds", "120", "--out", "platform.yaml"] true"#]].assert_eq(&format!(
         "{:?} {}",
         action(&steps.steps[1]).args,
         action(&steps.steps[1]).resources.exclusive
