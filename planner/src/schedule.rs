@@ -29,7 +29,7 @@ struct Job {
 }
 
 /// Where an action stands among those that are ready: as its step does in the plan's order, so that what was begun is finished before the
-/// next thing is begun. What is tried again and what is run ahead stand behind all others.
+/// next thing is begun. What failed twice and what is run ahead stand behind all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     rank: u32,
@@ -149,7 +149,7 @@ impl<'g> Schedule<'g> {
         if let Some(job) = self.jobs.get_mut(&key) {
             job.waiters.insert(id);
             self.ahead.remove(&key);
-            if job.phase == Phase::Ready && job.tries_left == job.action.retries && rank < job.place.rank {
+            if job.phase == Phase::Ready && rank < job.place.rank {
                 self.ready.remove(&job.place);
                 self.queue(&key, rank);
             }
@@ -281,12 +281,14 @@ impl<'g> Schedule<'g> {
         }
     }
 
-    /// An action failed. `true`: it will be tried again.
+    /// An action failed. `true`: it will be tried again, at once the first time, then after all others: what disturbed it may last.
     pub fn retry(&mut self, key: &Digest) -> bool {
         match self.jobs.get_mut(key) {
             Some(job) if job.tries_left > 0 && !self.halted => {
+                let is_first = job.tries_left == job.action.retries;
+                let rank = if is_first { job.place.rank } else { LAST };
                 job.tries_left -= 1;
-                self.queue(key, LAST);
+                self.queue(key, rank);
                 true
             }
             _ => false,
