@@ -52,6 +52,8 @@ pub struct Action {
     pub args: Vec<String>,
     /// Declared environment.
     pub env: BTreeMap<String, String>,
+    /// One of Chariot's own tools, whose exit code 2 says that what it was given is wrong, and will be.
+    pub is_own: bool,
     /// It computes on GPUs, as its fact `gpu` says, and sees what of the environment such programs need.
     pub sees_gpus: bool,
     /// Path in the action's directory -> content.
@@ -104,6 +106,7 @@ impl Action {
             program: tool.path,
             args,
             env: template.env.clone(),
+            is_own: matches!(template.tool, Tool::Own(_)),
             sees_gpus: template.facts.iter().any(|fact| fact == "gpu"),
             inputs,
             outputs: template.outputs.clone(),

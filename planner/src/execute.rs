@@ -248,7 +248,7 @@ impl Runner<'_, '_> {
             return Ok(());
         }
         let text = format!("{} {failure}", action.address);
-        if self.schedule.retry(&key) {
+        if !failure.is_final() && self.schedule.retry(&key) {
             self.progress.event(&Event::Note(&format!("{text}\n  trying again")));
             return Ok(());
         }

@@ -216,6 +216,19 @@ fn a_failure_is_retried_as_often_as_declared() {
 }
 
 #[test]
+fn what_one_of_our_tools_calls_a_mistake_is_not_tried_again() {
+    let rig = Rig::new();
+    let mut step = rig.step(0, "bad", "exit 2", &[]);
+    action(&mut step).retries = 2;
+    assert_eq!(rig.run(&steps(vec![step.clone()])).failures.len(), 1);
+    assert_eq!(rig.executions().len(), 3, "a user's command may mean anything by 2");
+    rig.forget_executions();
+    action(&mut step).tool = Tool::Own("/bin/sh");
+    assert_eq!(rig.run(&steps(vec![step])).failures.len(), 1);
+    assert_eq!(rig.executions().len(), 1);
+}
+
+#[test]
 fn a_timeout_ends_the_whole_group() {
     let rig = Rig::new();
     let mut slow = rig.step(0, "slow", "sleep 60 & echo $! > ../../../../pid; wait", &[]);

@@ -1,6 +1,5 @@
 //! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,11 +11,10 @@ use chariot_engine::manifest::Origin;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::record::Recorder;
-use chariot_engine::runtime::{self, Place, Places, Prompt, RuntimeExecutor, Summary, Weights};
+use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Summary, Weights};
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::cluster::Provenance;
 use chariot_engine::sim::coefficient::Band;
-use chariot_engine::sim::place::NodePlace;
 use chariot_engine::sim::platform::{Emulation, Link, Platform, Runtime, Transport};
 use chariot_engine::timeline::Timeline;
 use chariot_engine::trial::BandChoice;
@@ -26,6 +24,7 @@ use chariot_engine::workload::prompt_tokens;
 use super::choice::of_platform;
 use super::files::{Output, mistake, write_json};
 use super::gpu_selftest::before_measuring;
+use super::nodes::{Node, nodes_of, places_of};
 use super::plan::{Plan, Shown, TrialArgs};
 use super::say;
 
@@ -62,7 +61,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ));
     }
     let runtime = plan.cluster.preset.runtime.as_ref();
-    runtime.map_or(Ok(()), |runtime| check_gpus(runtime, plan.weights.parallel.ranks()))?;
+    runtime
+        .map_or(Ok(()), |runtime| check_gpus(&plan.cluster.preset, runtime, plan.weights.parallel.ranks()))?;
     fs_err::create_dir_all(&args.out)?;
     let mut recorder = Recorder::new(
         Output::create(&args.out.join("records.parquet"))?,
@@ -146,11 +146,12 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     Ok(executor)
 }
 
-/// Refuses GPUs of this host that compute wrongly; those elsewhere are not known here.
-pub(super) fn check_gpus(runtime: &Runtime, ranks: u32) -> anyhow::Result<()> {
+/// Refuses GPUs that compute wrongly, of this host or of those that the ranks run on.
+pub(super) fn check_gpus(platform: &Platform, runtime: &Runtime, ranks: u32) -> anyhow::Result<()> {
     match of_platform(runtime) {
         BackendName::Cuda { .. } if runtime.places.is_empty() => before_measuring(ranks),
-        _ => Ok(()),
+        BackendName::Cuda { .. } => nodes_of(platform, ranks).iter().try_for_each(Node::before_measuring),
+        BackendName::Cpu => Ok(()),
     }
 }
 
@@ -178,17 +179,6 @@ fn weights_of(plan: &Plan, args: &TrialArgs) -> anyhow::Result<Weights> {
 /// Each rank's cores, if it has some of its own.
 pub(super) fn cores_of(runtime: &Runtime) -> Vec<Vec<usize>> {
     runtime.cores.iter().map(|cores| cores.iter().map(|core| *core as usize).collect()).collect()
-}
-
-/// Where a platform's ranks run.
-pub(super) fn places_of(platform: &Platform) -> Places {
-    let Some(Runtime { driver: Some(driver), places, .. }) = &platform.runtime else { return Places::here() };
-    let place = |device: u32| {
-        let NodePlace { address, launch, program } = &places[(device / platform.gpus_per_node) as usize];
-        let program = program.as_ref().map(PathBuf::from);
-        Place { address: *address, launch: launch.clone(), program }
-    };
-    Places { driver: *driver, ranks: (0..platform.devices()).map(place).collect() }
 }
 
 /// Refuses cores that this process may not use; workers beside it may use the same, and of others nothing is known here. `within`: where in the file `runtime` stands.
@@ -248,9 +238,16 @@ fn check_cores_speed(slowed_max: Option<f64>, checks: &[Vec<u32>]) -> anyhow::Re
             most * 100.0
         ),
         _ if count == 0 => Ok(()),
-        _ => say(format_args!(
-            "cores: slowed by others in {percent:.1} % of {count} checks at most (rank {rank})"
-        )),
+        _ => {
+            let us = |own: &Vec<u32>| {
+                runtime::check_ns(own).map_or("-".to_owned(), |ns| format!("{:.2}", ns / 1e3))
+            };
+            let all: Vec<String> = checks.iter().map(us).collect();
+            say(format_args!(
+                "cores: a check takes {} us in the median, by rank; slowed by others in {percent:.1} % of {count} at most (rank {rank})",
+                all.join(", ")
+            ))
+        }
     }
 }
 

@@ -15,8 +15,9 @@ use chariot_engine::sim::cluster::{Cluster, Provenance};
 use chariot_engine::sim::hardware::{Fitted, MeasuredLink};
 use chariot_engine::sim::platform::{Backend, Platform, Transport};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, cores_of, places_of};
+use super::bench::{READY_BY, STEP_BY, check_cores, cores_of};
 use super::files::{Output, mistake, read, wrong};
+use super::nodes::{Node, nodes_of, places_of};
 use super::{say, yaml};
 
 /// Bring a platform up: check its preset, resolve devices and links
@@ -91,16 +92,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
     let runtime = cluster.preset.runtime.clone().unwrap_or_default();
     check_cores(&args.platform, "", &runtime)?;
-    // Of other hosts' GPUs this one cannot tell.
-    if runtime.places.is_empty() {
-        let hardware = cuda::hardware()?;
-        for doubt in bring_up::doubts(&cluster.preset, &hardware.peers) {
-            // Nobody is left to tell if stderr is closed.
-            let _ = writeln!(std::io::stderr(), "warning: {doubt}");
-        }
-        cluster.hardware = Some(hardware);
-    }
     let (devices, classes) = (cluster.preset.devices(), cluster.preset.links.clone());
+    let peers = if runtime.places.is_empty() {
+        cluster.hardware = vec![cuda::hardware()?];
+        cluster.hardware[0].peers.clone()
+    } else {
+        let nodes = nodes_of(&cluster.preset, devices);
+        cluster.hardware = nodes.iter().map(Node::hardware).collect::<anyhow::Result<_>>()?;
+        nodes.iter().zip(&cluster.hardware).flat_map(|(node, hardware)| node.peers(hardware)).collect()
+    };
+    for doubt in bring_up::doubts(&cluster.preset, &peers) {
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "warning: {doubt}");
+    }
     let plan = runtime::Plan {
         backend: BackendName::Cuda { graphs: false, flash: false },
         operations: false,

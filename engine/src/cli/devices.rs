@@ -5,12 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use chariot_engine::backend::cuda::{self, library};
 use chariot_engine::sim::hardware::{Hardware, Peer, PeerLink};
 
+use super::files::wrong;
+
 /// List GPUs, their links and CUDA's libraries, and say what is missing.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Print JSON, as `hardware` has it in cluster.json; without a GPU: exit code 2
+    #[arg(long)]
+    json: bool,
+}
 
-/// Prints; a machine without GPUs is no failure.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Prints; a machine without GPUs is no failure for those who read.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.json {
+        let hardware = cuda::hardware().map_err(wrong)?;
+        return super::say(format_args!("{}", serde_json::to_string(&hardware)?));
+    }
     let mut lines = library::describe();
     // Why there is no GPU to ask has been said.
     if let Ok(hardware) = cuda::hardware() {

@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// Types of weights and activations; default: all that the kernels have
     #[arg(long, value_enum, value_name = "TYPES", value_delimiter = ',')]
     dtype: Option<Vec<Type>>,
+    /// Test only GPUs that have not passed with this executable, driver and libraries, and say nothing of others
+    #[arg(long, conflicts_with_all = ["dtype", "json"])]
+    if_new: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -178,6 +181,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(wrong(format_args!("--devices: expected numbers below {count}, found {gpu}")));
     }
     cuda::check(gpus.len() as u32).map_err(wrong)?;
+    if args.if_new {
+        return test_if_new(&gpus).map(|()| ExitCode::SUCCESS);
+    }
     let dtypes = args.dtype.as_ref().map(|types| types.iter().copied().map(Dtype::from).collect());
     let dtypes: Vec<Dtype> = dtypes.unwrap_or_else(|| DTYPES.to_vec());
     let program = own_program()?;
@@ -260,17 +266,21 @@ fn remember(program: &Path, alone: &[usize], together: &[usize]) -> anyhow::Resu
 /// executable, driver and libraries.
 pub(super) fn before_measuring(ranks: u32) -> anyhow::Result<()> {
     cuda::check(ranks).map_err(|missing| wrong(format_args!("the platform's backend is cuda: {missing}")))?;
+    test_if_new(&(0..ranks as usize).collect::<Vec<_>>())
+}
+
+/// Tests those of `gpus` that have not passed, and what all of them exchange if that has not; an error if anything is wrong.
+fn test_if_new(gpus: &[usize]) -> anyhow::Result<()> {
     let program = own_program()?;
     let stamps = Stamps::of(&program, &stamps::folder())?;
-    let gpus: Vec<usize> = (0..ranks as usize).collect();
     let is_known = |gpus: &[usize]| stamps.stamp(gpus).map(|stamp| stamp.is_there());
     let mut alone = Vec::new();
-    for &gpu in &gpus {
+    for &gpu in gpus {
         if !is_known(&[gpu])? {
             alone.push(gpu);
         }
     }
-    let together = if ranks > 1 && !is_known(&gpus)? { &gpus[..] } else { &[] };
+    let together = if gpus.len() > 1 && !is_known(gpus)? { gpus } else { &[] };
     if alone.is_empty() && together.is_empty() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ mod devices;
 mod files;
 mod generate;
 mod gpu_selftest;
+mod nodes;
 mod plan;
 mod profile;
 mod serve;
@@ -59,7 +60,7 @@ enum Command {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Cluster(args) => cluster::run(args)?,
-        Command::Devices(_) => devices::run()?,
+        Command::Devices(args) => devices::run(args)?,
         Command::GpuSelftest(args) => return gpu_selftest::run(args),
         Command::GpuSelftestRank(args) => gpu_selftest::run_rank(args)?,
         Command::Shard(args) => shard::run(args)?,

@@ -16,9 +16,10 @@ use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Backend, Platform, Runtime, StageCosts, Transport};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links, places_of};
+use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links};
 use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
+use super::nodes::places_of;
 use super::say;
 use super::shard::DummyDtype;
 use super::yaml;
@@ -86,7 +87,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut platform, runtime) = platform(args)?;
     let targets = targets(args, &platform)?;
     let ranks = targets.iter().map(|(_, parallel)| parallel.ranks()).max();
-    ranks.map_or(Ok(()), |ranks| check_gpus(&runtime, ranks))?;
+    ranks.map_or(Ok(()), |ranks| check_gpus(&platform, &runtime, ranks))?;
     let seconds = args.seconds / targets.len() as f64;
     let mut output = Output::create(&args.out)?;
     let mut samples = args.samples.as_deref().map(Samples::create).transpose()?;

@@ -6,9 +6,9 @@ use super::fit::{Observation, digits, rising, stage};
 use super::median::median;
 use super::quiet::Machine;
 use super::spread::spread;
-use super::visit::{Times, Visit, mark_slowed};
+use super::visit::{Times, Visit, checks_of, mark_slowed};
 use crate::clock::monotonic_ns;
-use crate::runtime::{Loss, ProbePlan, RuntimeExecutor};
+use crate::runtime::{Loss, ProbePlan, RuntimeExecutor, check_ns};
 use crate::sched::batch::{Batch, Chunk};
 use crate::sim::curve::Curve;
 use crate::sim::measured::{Fit, StageTable};
@@ -95,6 +95,10 @@ impl Samples {
             points: self.points.len() as u32,
             rounds: self.rounds,
             disturbed: digits(disturbed as f64 / self.visits.len().max(1) as f64),
+            core_check_us: checks_of(&self.visits)
+                .iter()
+                .filter_map(|own| Some(digits(check_ns(own)? / 1e3)))
+                .collect(),
             error_median: digits(median(&errors)),
             error_max,
         }

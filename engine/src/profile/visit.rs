@@ -65,14 +65,19 @@ impl Visit {
 
 /// Marks visits in which a check of a rank's core took longer than most of all visits.
 pub(super) fn mark_slowed(visits: &mut [Visit]) {
-    let ranks = visits.first().map_or(0, |visit| visit.checks.len());
-    for rank in 0..ranks {
-        let all: Vec<u32> = visits.iter().flat_map(|visit| &visit.checks[rank]).copied().collect();
-        let Some(most) = check_ns_max(&all) else { continue };
+    for (rank, all) in checks_of(visits).iter().enumerate() {
+        let Some(most) = check_ns_max(all) else { continue };
         for visit in &mut *visits {
             visit.is_disturbed |= visit.checks[rank].iter().any(|ns| f64::from(*ns) > most);
         }
     }
+}
+
+/// By rank, the checks of all visits.
+pub(super) fn checks_of(visits: &[Visit]) -> Vec<Vec<u32>> {
+    let ranks = visits.first().map_or(0, |visit| visit.checks.len());
+    let of = |rank: usize| visits.iter().flat_map(|visit| &visit.checks[rank]).copied().collect();
+    (0..ranks).map(of).collect()
 }
 
 impl Times {

@@ -42,6 +42,6 @@ pub use places::{Place, Places};
 pub use probe::{ProbePart, ProbePlan, Probed, probe_blocks};
 pub use protocol::{Exchange, ExchangeKind, Weights};
 pub use sequences::Prompt;
-pub use speed::{check_ns_max, slowed};
+pub use speed::{check_ns, check_ns_max, slowed};
 pub use switchboard::Waker;
 pub use worker::run as run_worker;

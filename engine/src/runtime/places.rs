@@ -24,6 +24,21 @@ pub struct Place {
     pub program: Option<PathBuf>,
 }
 
+impl Place {
+    /// A command of the executable there, which is `program` unless this place says otherwise; without arguments.
+    pub fn command(&self, program: &Path) -> Command {
+        let program = self.program.as_deref().unwrap_or(program);
+        match self.launch.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        }
+    }
+}
+
 impl Places {
     /// Driver and workers on this host, reachable from nowhere else.
     pub fn here() -> Self {
@@ -37,16 +52,8 @@ impl Places {
 
     /// The command of a rank's worker, whose executable is `program` unless its place says otherwise.
     pub(super) fn command(&self, rank: usize, program: &Path) -> Command {
-        let place = self.ranks.get(rank);
-        let program = place.and_then(|place| place.program.as_deref()).unwrap_or(program);
-        let mut command = match place.and_then(|place| place.launch.split_first()) {
-            None => Command::new(program),
-            Some((first, rest)) => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(program);
-                command
-            }
-        };
+        let mut command =
+            self.ranks.get(rank).map_or_else(|| Command::new(program), |place| place.command(program));
         command.args(["worker", "--rank", &rank.to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command

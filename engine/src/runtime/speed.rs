@@ -64,11 +64,16 @@ fn arithmetic_ns() -> u32 {
     (thread_cpu_ns() - began_ns) as u32
 }
 
-/// The longest time of a check of this core that was not slowed, given those of a whole run. None if there are too few.
-pub fn check_ns_max(checks: &[u32]) -> Option<f64> {
+/// What a check of this core took in the median, given those of a whole run. None if there are too few.
+pub fn check_ns(checks: &[u32]) -> Option<f64> {
     let mut sorted = checks.to_vec();
     sorted.sort_unstable();
-    (sorted.len() >= CHECKS_MIN).then(|| f64::from(sorted[sorted.len() / 2]) * SLOWED)
+    (sorted.len() >= CHECKS_MIN).then(|| f64::from(sorted[sorted.len() / 2]))
+}
+
+/// The longest time of a check that was not slowed. None if there are too few.
+pub fn check_ns_max(checks: &[u32]) -> Option<f64> {
+    check_ns(checks).map(|median| median * SLOWED)
 }
 
 /// The share of a core's checks that others slowed.

@@ -38,9 +38,9 @@ pub struct Cluster {
     /// What links took, nearest class first; none where nobody measured them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measured_links: Vec<MeasuredLink>,
-    /// GPUs, where there are some.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hardware: Option<Hardware>,
+    /// GPUs of each node, where there are some; of this host alone, if all ranks run on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hardware: Vec<Hardware>,
 }
 
 /// One device.
@@ -97,13 +97,20 @@ impl Cluster {
         self.measured_links = measured;
     }
 
-    /// Plans with no more of a device's memory than is free of it, by rank, and writes that down beside the GPUs of this host. The
+    /// Plans with no more of a device's memory than is free of it, by rank, and writes that down beside the GPUs. The
     /// smallest; `None`: nobody asked.
     pub fn take_memory(&mut self, free_bytes: &[u64]) -> Option<u64> {
         let least = *free_bytes.iter().min()?;
         self.preset.gpu_memory_gb = self.preset.gpu_memory_gb.min(least as f64 / 1e9);
-        let gpus = self.hardware.iter_mut().flat_map(|hardware| &mut hardware.gpus);
-        gpus.zip(free_bytes).for_each(|(gpu, free)| gpu.free_bytes = Some(*free));
+        let per_node = if self.hardware.len() > 1 { self.gpus_per_node as usize } else { usize::MAX };
+        for (rank, free) in free_bytes.iter().enumerate() {
+            let gpus = self.hardware.get_mut(rank / per_node).map(|hardware| &mut hardware.gpus);
+            // Ranks take the GPUs of their host by their own number.
+            if let Some(gpus) = gpus.filter(|gpus| !gpus.is_empty()) {
+                let gpu = rank % gpus.len();
+                gpus[gpu].free_bytes = Some(*free);
+            }
+        }
         Some(least)
     }
 }
@@ -133,7 +140,7 @@ impl Cluster {
             preset,
             link_costs: LinkCosts::Preset,
             measured_links: Vec::new(),
-            hardware: None,
+            hardware: Vec::new(),
         })
     }
 }

@@ -23,7 +23,7 @@ impl LinkCosts {
     }
 }
 
-/// GPUs of the host that brought the cluster up, and what drives them.
+/// GPUs of a host, and what drives them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hardware {
@@ -35,7 +35,7 @@ pub struct Hardware {
     /// Version of NCCL, where it is installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nccl: Option<String>,
-    /// By number; rank r of this host has GPU r.
+    /// By number; rank r has GPU r modulo their number.
     pub gpus: Vec<Gpu>,
     /// How each two of them reach one another, as the driver tells.
     pub peers: Vec<Peer>,

@@ -69,7 +69,7 @@ pub struct StageTable {
 }
 
 /// Relative errors of a fit.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fit {
     /// Batches that were measured.
@@ -78,6 +78,9 @@ pub struct Fit {
     pub rounds: u32,
     /// Share of these times at which other processes used much of the machine.
     pub disturbed: f64,
+    /// By rank, what a check of its core took in the median, microseconds; none on GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub core_check_us: Vec<f64>,
     /// Median of |predicted / measured - 1| over points and stages.
     pub error_median: f64,
     /// The largest.

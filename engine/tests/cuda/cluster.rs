@@ -103,7 +103,7 @@ fn a_cluster_writes_down_its_gpus_and_measures_every_class_of_links() {
     let cluster = bench.json("cluster.json");
     assert_eq!((&cluster["provenance"], &cluster["link_costs"]), (&json!("measured"), &json!("measured")));
     assert_eq!(cluster["preset"]["runtime"]["backend"], "cuda");
-    let hardware = &cluster["hardware"];
+    let hardware = &cluster["hardware"][0];
     let gpus = hardware["gpus"].as_array().unwrap();
     assert_eq!(gpus.len(), 8, "the double has eight, of which the platform takes four");
     assert!(gpus.iter().all(|gpu| gpu["memory_bytes"].as_u64().unwrap() > 0 && gpu["name"] != ""));
@@ -150,8 +150,8 @@ fn one_gpu_has_no_links_and_needs_no_nccl() {
     bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
     let cluster = bench.json("cluster.json");
     assert_eq!((&cluster["link_costs"], &cluster["measured_links"]), (&Value::Null, &Value::Null));
-    assert_eq!(cluster["hardware"]["nccl"], Value::Null);
-    let free = cluster["hardware"]["gpus"][0]["free_bytes"].as_f64().unwrap();
+    assert_eq!(cluster["hardware"][0]["nccl"], Value::Null);
+    let free = cluster["hardware"][0]["gpus"][0]["free_bytes"].as_f64().unwrap();
     assert!(free > 39e6 && free < 40e6, "a rank without weights has little of 40 MB: {free}");
     assert_eq!(cluster["preset"]["gpu_memory_gb"], free / 1e9, "no more than is free");
     let two = PLATFORM.replace("nodes: 2", "nodes: 1");
@@ -215,7 +215,7 @@ fn classes_that_do_not_fit_the_gpus_are_warned_of() {
                     CUDA_VISIBLE_DEVICES sets the order of GPUs\n";
     assert!(told.contains(expected), "{told}");
     assert_eq!(
-        bench.json("cluster.json")["hardware"]["peers"][1]["link"],
+        bench.json("cluster.json")["hardware"][0]["peers"][1]["link"],
         json!({"kind": "nvlink", "links": 4})
     );
     bench.double = Double::new().with("CHARIOT_DOUBLE_LINKS", "pairs").with("CUDA_VISIBLE_DEVICES", "2,3");

@@ -55,7 +55,7 @@ fn blocks_are_planned_with_what_is_free_by_the_simulator_and_the_engine_alike() 
     let told = succeeds(&double, &folder, "cluster --platform one.yaml --on cuda --out cluster.json");
     assert!(told.contains("memory (measured): 0.01 GB free on each GPU, 0.01 GB planned with"), "{told}");
     let cluster = json(&folder, "cluster.json");
-    let gpu_0 = &cluster["hardware"]["gpus"][0];
+    let gpu_0 = &cluster["hardware"][0]["gpus"][0];
     let free = gpu_0["free_bytes"].as_u64().unwrap();
     assert_eq!(gpu_0["memory_bytes"], TOTAL);
     // The rank itself held a little: its small model.

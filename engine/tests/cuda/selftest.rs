@@ -159,11 +159,15 @@ const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk"
 
 /// A folder with all that a trial of one stage of `tp` ranks needs.
 fn trial_folder(double: &Double, tp: u32) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
     let platform = PLATFORM
         .replace("gpus_per_node: 1", &format!("gpus_per_node: {tp}"))
         .replace("span: 1", &format!("span: {tp}"));
+    folder_of(double, &platform, tp)
+}
+
+fn folder_of(double: &Double, platform: &str, tp: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
     fs_err::write(path("platform.yaml"), platform).unwrap();
     fs_err::write(path("small.yaml"), MODEL).unwrap();
     fs_err::write(path("config.json"), CONFIG).unwrap();
@@ -233,4 +237,52 @@ fn a_trial_of_two_gpus_waits_for_what_they_exchange() {
     assert_eq!(code, Some(0), "{err}");
     // Six results of each of two GPUs in three types, and no operations again.
     assert!(err.contains("2 GPUs exchange values rightly: 36 results in "), "{err}");
+}
+
+#[test]
+fn gpus_of_other_hosts_are_asked_and_tested_there() {
+    let caches = tempfile::tempdir().unwrap();
+    let place = |host: &str, gpus: u32| {
+        let cache = caches.path().join(host);
+        let launch =
+            format!("env, CHARIOT_DOUBLE_DEVICES={gpus}, XDG_CACHE_HOME={}, MARK={host}", cache.display());
+        format!("{{address: 127.0.0.{gpus}, launch: [{launch}]}}")
+    };
+    let places = [place("first", 1), place("second", 2)].join(", ");
+    let platform = PLATFORM.replace("nodes: 1", "nodes: 2").replace("span: 1", "span: 2").replace(
+        "transport: shared_memory",
+        &format!("transport: tcp, driver: 127.0.0.1, places: [{places}]"),
+    );
+    let double = Double::new().with("XDG_CACHE_HOME", caches.path().join("driver").to_str().unwrap());
+    let folder = folder_of(&double, &platform, 2);
+    let path = folder.path().join("cluster.json");
+    let text = fs_err::read_to_string(&path).unwrap();
+    let cluster: Value = serde_json::from_str(&text).unwrap();
+    let free = |host: usize, gpu: usize| &cluster["hardware"][host]["gpus"][gpu]["free_bytes"];
+    assert_eq!(cluster["hardware"].as_array().unwrap().len(), 2, "{cluster}");
+    // Rank 1 takes the second of its host's two GPUs.
+    assert!(free(0, 0).is_u64() && free(1, 0).is_null() && free(1, 1).is_u64(), "{cluster}");
+    fs_err::write(&path, text.replace("MARK=second", "CHARIOT_DOUBLE_WRONG=silu_mul")).unwrap();
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!(code, Some(1), "{out}{err}");
+    let last = err.lines().last().unwrap();
+    assert!(
+        last.starts_with("error: node 1 (127.0.0.2): `gpu-selftest --if-new --devices 1` failed"),
+        "{err}"
+    );
+    assert!(last.contains("GPU 1 computes wrongly: silu_mul of "), "{err}");
+    assert!(!folder.path().join("trial").exists(), "a refused trial leaves nothing");
+    fs_err::write(&path, &text).unwrap();
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(
+        err.starts_with("node 1 (127.0.0.2): self-test before the first trial: 1 GPU computes rightly: "),
+        "{err}"
+    );
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    fs_err::write(&path, text.replace("MARK=second", "CHARIOT_DOUBLE_DEVICES=0")).unwrap();
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!(code, Some(2), "{out}{err}");
+    assert!(err.starts_with("error: node 1 (127.0.0.2): "), "{err}");
 }

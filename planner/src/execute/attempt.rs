@@ -18,6 +18,8 @@ use crate::work_dir::WorkDir;
 pub const LOG: &str = "log";
 /// How much of a log a failure shows.
 const TAIL_LINES: usize = 20;
+/// The exit code by which our own tools say that what they were given is wrong.
+const MISTAKE: i32 = 2;
 
 /// What every try needs to know of the project.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub enum Failure {
         wall: Duration,
         /// The end of its log.
         tail: String,
+        /// Another try would end in the same way.
+        is_final: bool,
     },
     /// It could not be run.
     #[error("could not be run: {0}")]
@@ -89,6 +93,11 @@ impl Failure {
             Self::Ended { why, .. } => why.clone(),
             other => other.to_string(),
         }
+    }
+
+    /// Whether another try would end in the same way.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Ended { is_final: true, .. })
     }
 }
 
@@ -193,7 +202,8 @@ fn try_publish(site: &Site, action: &Action, left: &Left) -> Result<Vec<Digest>,
             return Err(Failure::Stopped);
         }
         let log = fs_err::read(left.work.log()).unwrap_or_default();
-        return Err(Failure::Ended { why, wall: left.wall, tail: tail(&log) });
+        let is_final = action.is_own && left.ended == Ended::Exit(MISTAKE);
+        return Err(Failure::Ended { why, wall: left.wall, tail: tail(&log), is_final });
     }
     let dir = left.work.dir();
     let outputs: Vec<_> = action.outputs.iter().map(|path| (path.clone(), dir.join(path))).collect();

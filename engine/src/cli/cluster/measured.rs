@@ -28,8 +28,9 @@ pub(super) fn text(platform: &Utf8Path, cluster: &Cluster) -> serde_json::Result
 /// How many of which.
 fn gpus(cluster: &Cluster) -> String {
     let count = cluster.devices.len();
-    let Some(hardware) = &cluster.hardware else { return format!("{count} GPUs of several hosts") };
-    let mut names: Vec<&str> = hardware.gpus.iter().take(count).map(|gpu| gpu.name.as_str()).collect();
+    let gpus = cluster.hardware.iter().flat_map(|hardware| &hardware.gpus);
+    let mut names: Vec<&str> =
+        gpus.filter(|gpu| gpu.free_bytes.is_some()).map(|gpu| gpu.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     format!("{count} GPU{} {}", if count == 1 { "" } else { "s" }, names.join(", "))

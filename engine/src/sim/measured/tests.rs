@@ -41,7 +41,14 @@ fn layout(stages: Vec<StageTable>) -> Layout {
         sends_us: vec![Curve(vec![[1.0, 10.0], [101.0, 110.0]]); stages.len() - 1],
         stages,
         spread: Spread::default(),
-        fit: Fit { points: 1, rounds: 1, disturbed: 0.0, error_median: 0.0, error_max: 0.0 },
+        fit: Fit {
+            points: 1,
+            rounds: 1,
+            disturbed: 0.0,
+            core_check_us: vec![],
+            error_median: 0.0,
+            error_max: 0.0,
+        },
         operations: None,
     }
 }
