@@ -4,7 +4,7 @@ use chariot_ptx::Argument::{Buffer, F32, I32};
 use chariot_ptx::{Fault, LaunchError};
 
 use crate::card::{Card, Element, wide};
-use crate::nvrtc::{FLASH, compiled};
+use crate::nvrtc::{CARDS, FLASH, compiled, compiled_for};
 
 const ELEMENTS: [Element; 2] = [Element::Bf16, Element::F16];
 
@@ -207,21 +207,26 @@ fn every_barrier_and_wait_is_missed() {
     }
 }
 
-/// What makes it fast is in its text.
+/// What makes it fast is in its text, on every card.
 #[test]
 fn it_takes_tensor_cores() {
     for element in ELEMENTS {
-        let Some(ptx) = compiled(FLASH, element) else { return };
-        let name = element.name();
-        for dim in [64, 128] {
-            let (_, entry) = ptx.split_once(&format!(".entry flash_prefill_{dim}(")).unwrap();
-            let (entry, _) = entry.split_once("\n}").unwrap();
-            let product = format!("mma.sync.aligned.m16n8k16.row.col.f32.{name}.{name}.f32");
-            // 16 64 dim multiplications for a warp's scores and as many for its values; an instruction does 16 8 16, and two share
-            // a load of tiles.
-            let counts = [&product, "ldmatrix", "cp.async.cg"].map(|what| entry.matches(what).count());
-            assert_eq!(counts[..2], [dim, dim / 2], "{dim}");
-            assert!(counts[2] > 0);
+        let Some(texts) = compiled_for(&CARDS, FLASH, element) else { return };
+        for (card, ptx) in CARDS.iter().zip(texts) {
+            for dim in [64, 128] {
+                assert_tensor_cores(&ptx, element.name(), dim, *card);
+            }
         }
     }
+}
+
+fn assert_tensor_cores(ptx: &str, element: &str, dim: usize, card: u32) {
+    let (_, entry) = ptx.split_once(&format!(".entry flash_prefill_{dim}(")).unwrap();
+    let (entry, _) = entry.split_once("\n}").unwrap();
+    let product = format!("mma.sync.aligned.m16n8k16.row.col.f32.{element}.{element}.f32");
+    // 16 64 dim multiplications for a warp's scores and as many for its values; an instruction does 16 8 16, and two share
+    // a load of tiles.
+    let counts = [&product, "ldmatrix", "cp.async.cg"].map(|what| entry.matches(what).count());
+    assert_eq!(counts[..2], [dim, dim / 2], "heads of {dim} on {card}");
+    assert!(counts[2] > 0, "heads of {dim} on {card}");
 }
