@@ -67,6 +67,12 @@ fn unsafe_is_where_it_is_allowed() {
 }
 
 #[test]
+fn unsafe_blocks_of_the_cuda_backend_are_listed() {
+    let breaches = rules::unsafe_table(&workspace());
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+#[test]
 fn crates_depend_on_each_other_as_designed() {
     check(rules::dependencies);
 }

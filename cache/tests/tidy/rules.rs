@@ -218,6 +218,48 @@ pub(crate) fn unsafe_code(source: &Source) -> Vec<String> {
     lines.map(|(number, _)| source.breach(number, "unsafe outside of the files that may")).collect()
 }
 
+/// Where the blocks of the CUDA backend are listed.
+const UNSAFE_TABLE: &str = "docs/cuda.md";
+
+/// Each file's row has its blocks, an implementation of a trait among them, and the lines these take.
+pub(crate) fn unsafe_table(sources: &[Source]) -> Vec<String> {
+    let Some(table) = sources.iter().find(|source| source.path == UNSAFE_TABLE) else {
+        return vec![format!("{UNSAFE_TABLE}: expected a table of the unsafe blocks, found no file")];
+    };
+    let mut breaches = Vec::new();
+    for source in sources {
+        let Some(file) = source.path.strip_prefix("engine/src/backend/cuda/") else { continue };
+        let blocks = unsafe_blocks(source);
+        let lines: usize = blocks.iter().map(|block| block.lines().count()).sum();
+        let row = format!("| `{file}` | {} | {lines} | ", blocks.len());
+        if !blocks.is_empty() && !table.text.contains(&row) {
+            breaches.push(table.breach(1, format_args!("expected the row `{row}`, found none")));
+        }
+    }
+    breaches
+}
+
+fn unsafe_blocks(source: &Source) -> Vec<String> {
+    let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
+    let openings = [concat!("uns", "afe {"), concat!("uns", "afe impl")];
+    let starts = openings.iter().flat_map(|opening| code.match_indices(opening));
+    starts.map(|(start, _)| code[start..=start + closing(&code[start..])].to_owned()).collect()
+}
+
+/// Where the brace that opens first is closed.
+fn closing(text: &str) -> usize {
+    let mut depth = 0;
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 1 => return at,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len() - 1
+}
+
 pub(crate) fn dependencies(source: &Source) -> Vec<String> {
     let allowed = DEPENDENCIES.iter().find(|(folder, _)| source.path == format!("{folder}/Cargo.toml"));
     let Some((folder, allowed)) = allowed else { return Vec::new() };
@@ -359,6 +401,16 @@ mod proofs {
         assert_eq!(count(unsafe_code, "engine/src/lib.rs", code), 1);
         assert_eq!(count(unsafe_code, UNSAFE_ALLOWED[0], code), 0);
         assert_eq!(count(unsafe_code, "engine/src/lib.rs", "#![deny(unsafe_code)]"), 0);
+    }
+
+    #[test]
+    fn a_wrong_count_of_unsafe_blocks_is_seen() {
+        let code =
+            concat!("uns", "afe {\n    f(|| {});\n}\n// uns", "afe {\nuns", "afe impl Send for A {}\n");
+        let breaches = |row: &str| {
+            unsafe_table(&[source("engine/src/backend/cuda/a.rs", code), source(UNSAFE_TABLE, row)]).len()
+        };
+        assert_eq!(["| `a.rs` | 2 | 4 | all |", "| `a.rs` | 2 | 3 | all |", ""].map(breaches), [0, 1, 1]);
     }
 
     #[test]
