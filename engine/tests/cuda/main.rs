@@ -13,9 +13,13 @@ mod parity;
 mod registers;
 mod room;
 mod selftest;
+mod tensor_cores;
 mod trial;
 
 use std::process::Command;
+
+/// Compute capabilities of the cards that kernels are compiled for.
+const CARDS: [u32; 4] = [80, 86, 89, 90];
 
 /// NVRTC's folder in the packages of `CHARIOT_PYTHON`; without one the test is skipped, and says so.
 fn nvrtc_folder() -> Option<String> {
