@@ -79,6 +79,9 @@ fn what_keeps_a_machine_from_computing_on_gpus_is_said_in_a_sentence() {
     check_missing(&Double::new().without("libcuda"), &[], no_driver);
     let no_gpu = "the driver is there, but it sees no GPU: CUDA_ERROR_NO_DEVICE";
     check_missing(&Double::new().with("CHARIOT_DOUBLE_DEVICES", "0"), &[], no_gpu);
+    let no_nvrtc = "no NVRTC: libnvrtc.so.12 was not found, nor .so.13, so kernels cannot be compiled; \
+                    install the runtime of CUDA 12 or 13 or put its folder into LD_LIBRARY_PATH";
+    check_missing(&Double::new().without("libnvrtc"), &[], no_nvrtc);
     let no_nccl = "no NCCL: libnccl.so.2 was not found, so GPUs cannot exchange values; install NCCL or put its folder into LD_LIBRARY_PATH";
     check_missing(&Double::new().without("libnccl"), &["--tp", "2"], no_nccl);
     let few = "expected a GPU for each of 2 ranks, found 1";
