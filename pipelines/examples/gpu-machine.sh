@@ -95,7 +95,8 @@ selftest() {
     fi
     local tool
     for tool in memcheck racecheck synccheck; do
-        step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$engine" gpu-selftest --json
+        # The self-test computes in processes of its own, one a GPU.
+        step "sanitizer-$tool" compute-sanitizer --target-processes all --tool "$tool" --error-exitcode 9 "$engine" gpu-selftest --json
     done
 }
 

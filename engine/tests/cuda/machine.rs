@@ -1,6 +1,7 @@
 //! The command for a machine with GPUs: on CUDA's double, on a machine without a driver, and with stubs of an engine and of NVIDIA's
 //! tools that fail.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -40,23 +41,41 @@ fn engine_folder() -> &'static Path {
 }
 
 #[test]
-fn on_the_double_tokens_are_compared_and_what_is_absent_is_skipped() {
+fn four_gpus_compute_and_exchange_values_rightly() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("machine");
+    let double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "4");
+    let (code, said) = script(&double, &out, engine_folder(), &["--only", "selftest,parity"]);
+    assert_eq!(code, Some(0), "{said}");
+    let report = fs_err::read_to_string(out.join("report.txt")).unwrap();
+    check_line(&report, "chosen", "falcon-100m", "4 GPUs, 4 used, 1024 MiB");
+    check_line(&report, "ok", "selftest", "");
+    let tested = fs_err::read_to_string(out.join("selftest.log")).unwrap();
+    let (_, answer) = tested.split_once('\n').unwrap();
+    let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+    let gpus: BTreeSet<_> =
+        answer["checks"].as_array().unwrap().iter().map(|check| check["gpu"].as_u64()).collect();
+    assert_eq!((&answer["right"], gpus), (&true.into(), [0, 1, 2, 3].map(Some).into()), "{tested}");
+    let divisions = ["falcon-new-1x1", "falcon-new-2x1", "falcon-new-1x2", "falcon-new-2x2"];
+    for division in divisions.into_iter().chain(["falcon-old-1x1", "llama-tied-1x1", "mistral-1x1"]) {
+        check_line(&report, "ok", &format!("parity-{division}"), "");
+        // Three prompts of each backend were compared, not nothing with nothing.
+        let log = fs_err::read_to_string(out.join(format!("parity-{division}.log"))).unwrap();
+        assert_eq!(log.matches("\"token_ids\":[").count(), 6, "{log}");
+    }
+    assert!(!report.contains("SKIPPED"), "{report}");
+}
+
+#[test]
+fn what_is_absent_is_skipped_and_links_are_measured_once() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("machine");
     let double = Double::new().with("CHARIOT_DOUBLE_DEVICES", "1");
-    let more = ["--only", "inventory,parity,links,nsys", "--nsys"];
-    let (code, said) = script(&double, &out, engine_folder(), &more);
+    let (code, said) = script(&double, &out, engine_folder(), &["--only", "inventory,links,nsys", "--nsys"]);
     assert_eq!(code, Some(0), "{said}");
     let report = fs_err::read_to_string(out.join("report.txt")).unwrap();
     check_line(&report, "ok", "devices", "");
     check_line(&report, "chosen", "falcon-100m", "1 GPUs, 1 used, 1024 MiB");
-    for model in ["falcon-new", "falcon-old", "llama-tied", "mistral"] {
-        check_line(&report, "ok", &format!("parity-{model}-1x1"), "");
-    }
-    check_line(&report, "SKIPPED", "parity-falcon-new-2x1", "it needs 2 GPUs, there are 1");
-    // Three prompts of each backend were compared, not nothing with nothing.
-    let log = fs_err::read_to_string(out.join("parity-mistral-1x1.log")).unwrap();
-    assert_eq!(log.matches("\"token_ids\":[").count(), 6, "{log}");
     assert!(folder.path().join("machine.tar.gz").exists(), "{said}");
     // The platform as it was found goes back, and is not measured twice.
     check_line(&report, "ok", "links", "");
@@ -99,8 +118,10 @@ fn a_step_that_fails_is_told_and_ends_no_other() {
         "case $1 in devices) printf '{gpus}' ;; gpu-selftest) exit 0 ;; *) echo broken >&2; exit 7 ;; esac"
     );
     stub(folder.path(), "chariot-engine", &engine);
-    // Two of its tools find something.
-    stub(folder.path(), "compute-sanitizer", "[ $2 = memcheck ] || exit 9");
+    // Two of its tools find something; none would in another's processes that it was not told to look at.
+    let sanitizer =
+        "[ \"$1 $2 $3\" = '--target-processes all --tool' ] || exit 8; [ $4 = memcheck ] || exit 9";
+    stub(folder.path(), "compute-sanitizer", sanitizer);
     stub(folder.path(), "nsys", "exit 0");
     stub(folder.path(), "nvidia-smi", "exit 0");
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
