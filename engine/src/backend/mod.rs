@@ -225,7 +225,20 @@ pub trait Backend {
         out: &mut Vec<f32>,
     ) -> Result<(), Self::Error>;
 
-    /// `tokens[rows]` on the host: the token of the largest logit of each row of `all[ranks, rows, held]`, of equal logits the first.
+    /// Prepares logits for [`Backend::greedy`], before ranks gather them: `parts[ranks, rows, held]`, of the ranks from `first` on, may
+    /// become fewer values, which say as much of the largest. Without it all logits are gathered.
+    fn keep_largest(
+        &self,
+        _parts: &mut Self::Tensor,
+        _first: usize,
+        _ranks: usize,
+        _vocab: usize,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// `tokens[rows]` on the host: the token of the largest logit of each row, of equal logits the first. `all` is every rank's part
+    /// `[rows, held]` as [`Backend::keep_largest`] left it, in order of ranks.
     fn greedy(
         &self,
         all: &Self::Tensor,

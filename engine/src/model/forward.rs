@@ -56,9 +56,11 @@ impl<B: Backend> Stage<B> {
         hidden: &B::Tensor,
         logits: &mut Vec<f32>,
     ) -> Result<(), B::Error> {
-        self.gather_logits(backend, group, rows, hidden)?;
+        self.own_logits(backend, rows, hidden)?;
         let (held, vocab) = self.vocabulary();
-        backend.logits(&self.scratch.logits, self.tp, rows.len(), held, vocab, logits)
+        let Scratch { up: mine, logits: all, .. } = &mut self.scratch;
+        backend.all_gather(group, mine, all)?;
+        backend.logits(all, self.tp, rows.len(), held, vocab, logits)
     }
 
     /// `tokens[rows]`: the token of the largest logit, of equal ones the first, after some rows of `hidden[tokens, hidden]`, on every rank. On
@@ -71,25 +73,21 @@ impl<B: Backend> Stage<B> {
         hidden: &B::Tensor,
         tokens: &mut Vec<u32>,
     ) -> Result<(), B::Error> {
-        self.gather_logits(backend, group, rows, hidden)?;
+        self.own_logits(backend, rows, hidden)?;
         let (held, vocab) = self.vocabulary();
-        backend.greedy(&self.scratch.logits, self.tp, rows.len(), held, vocab, tokens)
+        let Scratch { up: mine, logits: all, .. } = &mut self.scratch;
+        backend.keep_largest(mine, self.tp_rank, 1, vocab)?;
+        backend.all_gather(group, mine, all)?;
+        backend.greedy(all, self.tp, rows.len(), held, vocab, tokens)
     }
 
-    /// Every rank's part of the rows' logits, in the scratch.
-    fn gather_logits(
-        &mut self,
-        backend: &B,
-        group: &mut B::Group,
-        rows: &[usize],
-        hidden: &B::Tensor,
-    ) -> Result<(), B::Error> {
+    /// This rank's part of the rows' logits, `[rows, vocab_rows]`, in the scratch's `up`.
+    fn own_logits(&mut self, backend: &B, rows: &[usize], hidden: &B::Tensor) -> Result<(), B::Error> {
         let head = self.head.as_ref().expect("the last stage has the head");
-        let Scratch { normed, sum, up: mine, logits: all, .. } = &mut self.scratch;
+        let Scratch { normed, sum, up: mine, .. } = &mut self.scratch;
         backend.take_rows(hidden, rows, sum)?;
         backend.apply_norm(&head.norm, sum, normed)?;
-        backend.product(&head.projection, normed, mine)?;
-        backend.all_gather(group, mine, all)
+        backend.product(&head.projection, normed, mine)
     }
 
     /// Rows of the embedding on a rank, and tokens in all.

@@ -12,6 +12,7 @@ pub struct Stage<B: Backend> {
     pub(super) config: ModelConfig,
     pub(super) rank: RankShape,
     pub(super) tp: usize,
+    pub(super) tp_rank: usize,
     pub(super) attention: AttentionShape,
     pub(super) rotary: B::Rotary,
     /// On the first stage.
@@ -71,7 +72,7 @@ pub(super) struct Scratch<B: Backend> {
     pub(super) up: B::Tensor,
     /// `[tokens, ffn]`: the gated product.
     pub(super) gated: B::Tensor,
-    /// `[ranks, rows, vocab_rows]`.
+    /// `[ranks, rows, vocab_rows]`, or as much of them as greedy decoding needs.
     pub(super) logits: B::Tensor,
 }
 
@@ -135,6 +136,7 @@ impl<B: Backend> Stage<B> {
             layers,
             config: plan.config.clone(),
             tp: plan.parallel.tp as usize,
+            tp_rank: plan.tp_rank as usize,
             attention,
             rank,
         })

@@ -179,11 +179,12 @@ fn logits_of_ranks<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::E
             let last = all.chunks_exact_mut(held).skip((ranks - 1) * rows);
             last.for_each(|row| row[held - (ranks * held - vocab)..].fill(4.0));
         }
-        let tensor = bed.upload(&all, held)?;
+        let mut tensor = bed.upload(&all, held)?;
         let shape = format!("{ranks} x [{rows}, {held}], {vocab} tokens");
         let (mut logits, mut tokens) = (Vec::new(), Vec::new());
         bed.backend.logits(&tensor, ranks, rows, held, vocab, &mut logits)?;
         samples.push(exact("logits", shape.clone(), logits));
+        bed.backend.keep_largest(&mut tensor, 0, ranks, vocab)?;
         bed.backend.greedy(&tensor, ranks, rows, held, vocab, &mut tokens)?;
         samples.push(exact("greedy", shape, tokens.iter().map(|&token| token as f32).collect()));
     }

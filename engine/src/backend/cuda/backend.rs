@@ -20,6 +20,9 @@ use crate::backend::{AttentionShape, Backend, Part, Span};
 use crate::comm::Mesh;
 use crate::shard::Dtype;
 
+/// Bytes of a token and its logit.
+const FOUND: usize = 8;
+
 /// Threads of a block, where it does not matter much.
 const THREADS: u32 = 256;
 
@@ -44,7 +47,7 @@ pub struct Cuda {
     room: RefCell<Room>,
     /// Logits as f32.
     wide: RefCell<Scratch>,
-    /// The largest logits and their tokens.
+    /// Of each rank its tokens of the largest logits `[rows]`, then these `[rows]`.
     found: RefCell<Scratch>,
     /// Whether chunks go to the flash kernel where there is one.
     flash: bool,
@@ -440,6 +443,46 @@ impl Backend for Cuda {
         Ok(())
     }
 
+    /// A token and its logit of each row: 8 bytes, whatever the type of the tensor that they lie in.
+    fn keep_largest(
+        &self,
+        parts: &mut Tensor,
+        first: usize,
+        ranks: usize,
+        vocab: usize,
+    ) -> Result<(), CudaError> {
+        let (rows, held) = (parts.rows / ranks, parts.width);
+        if rows == 0 {
+            return Ok(());
+        }
+        let logits = self.widen(parts, &mut self.wide.borrow_mut())?;
+        let mut found = self.found.borrow_mut();
+        let there = found.room(&self.card, FOUND * ranks * rows)?;
+        for rank in 0..ranks {
+            // Nobody reads what a rank of padding alone has found.
+            let own = own(first + rank, held, vocab);
+            if own == 0 {
+                continue;
+            }
+            let tokens = there + (FOUND * rank * rows) as u64;
+            self.card.launch(
+                "argmax",
+                [rows, 1, 1],
+                THREADS,
+                &[
+                    Argument::Pointer(tokens),
+                    Argument::Pointer(tokens + 4 * rows as u64),
+                    Argument::Pointer(logits + (4 * rank * rows * held) as u64),
+                    Argument::U32(((first + rank) * held) as u32),
+                    Argument::I32(held as i32),
+                    Argument::I32(own as i32),
+                ],
+            )?;
+        }
+        self.reshape(parts, ranks * rows, FOUND / self.card.value_bytes())?;
+        self.card.copy(found.buffer.as_ref(), parts.buffer.as_ref(), FOUND * ranks * rows)
+    }
+
     fn greedy(
         &self,
         all: &Tensor,
@@ -450,46 +493,21 @@ impl Backend for Cuda {
         tokens: &mut Vec<u32>,
     ) -> Result<(), CudaError> {
         tokens.clear();
-        if rows == 0 {
-            return Ok(());
-        }
-        let logits = self.widen(all, &mut self.wide.borrow_mut())?;
-        let mut found = self.found.borrow_mut();
-        // A token a row and rank, then its logit.
-        let there = found.room(&self.card, 8 * ranks * rows)?;
-        let with_any: Vec<usize> = (0..ranks).filter(|&rank| own(rank, held, vocab) > 0).collect();
-        for &rank in &with_any {
-            let at = (rank * rows) as u64;
-            self.card.launch(
-                "argmax",
-                [rows, 1, 1],
-                THREADS,
-                &[
-                    Argument::Pointer(there + 4 * at),
-                    Argument::Pointer(there + 4 * (at + (ranks * rows) as u64)),
-                    Argument::Pointer(logits + 4 * at * held as u64),
-                    Argument::U32((rank * held) as u32),
-                    Argument::I32(held as i32),
-                    Argument::I32(own(rank, held, vocab) as i32),
-                ],
-            )?;
-        }
+        let Some(buffer) = all.buffer.as_ref().filter(|_| rows > 0) else { return Ok(()) };
+        assert_eq!(
+            all.values() * self.card.value_bytes(),
+            FOUND * ranks * rows,
+            "expected the largest logits alone"
+        );
         let mut words = vec![0_u32; 2 * ranks * rows];
-        let buffer = found.buffer.as_ref().expect("there is room");
         self.card.read(buffer, &mut words, "tokens")?;
-        let (found, largest) = words.split_at(ranks * rows);
-        let logit = |row: usize, rank: usize| f32::from_bits(largest[rank * rows + row]);
-        let best = |row: usize| {
-            let first = with_any[0];
-            // Of equal logits the first: a later rank's must be larger.
-            with_any.iter().fold(
-                first,
-                |best, &rank| {
-                    if logit(row, rank) > logit(row, best) { rank } else { best }
-                },
-            )
-        };
-        tokens.extend((0..rows).map(|row| found[best(row) * rows + row]));
+        let of_rank = |rank: usize| words[2 * rank * rows..][..2 * rows].split_at(rows);
+        let logit = |row: usize, rank: usize| f32::from_bits(of_rank(rank).1[row]);
+        // Of equal logits the first: a later rank's must be larger.
+        let larger = |row, best, rank| if logit(row, rank) > logit(row, best) { rank } else { best };
+        let with_any = (1..ranks).filter(|&rank| own(rank, held, vocab) > 0);
+        let best = |row| with_any.clone().fold(0, |best, rank| larger(row, best, rank));
+        tokens.extend((0..rows).map(|row| of_rank(best(row)).0[row]));
         Ok(())
     }
 
