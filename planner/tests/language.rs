@@ -12,6 +12,8 @@ mod mistakes;
 mod mistakes_in_recipes;
 #[path = "language/mistakes_in_references.rs"]
 mod mistakes_in_references;
+#[path = "language/pipelines.rs"]
+mod pipelines;
 #[path = "language/properties.rs"]
 mod properties;
 #[path = "language/schema.rs"]

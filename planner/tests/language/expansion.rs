@@ -206,21 +206,6 @@ fn loaded(pipeline: &str, name: &str) -> String {
 }
 
 #[test]
-fn the_examples_expand() {
-    let mut examples = 0;
-    for entry in fs_err::read_dir(root().join("pipelines/examples")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "yaml") {
-            continue;
-        }
-        let text = fs_err::read_to_string(&path).unwrap();
-        compiled(&text, &[]).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
-        examples += 1;
-    }
-    assert!(examples > 0);
-}
-
-#[test]
 fn loading_finds_pipelines_and_presets() {
     let text = "chariot: 1\nplatform: mine\ntargets: {cluster: {recipe: cluster}}\n";
     expect!["x/cluster"].assert_eq(&loaded(text, "x"));
