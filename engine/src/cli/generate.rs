@@ -80,7 +80,7 @@ pub(super) struct Args {
     /// Print the logits that each token was drawn from, too (JSON only)
     #[arg(long, requires = "json")]
     logits: bool,
-    /// Print JSON: token ids, timings in milliseconds
+    /// Print JSON: token ids, timings in milliseconds, and how often a sequence lost its KV blocks to others and was recomputed (`preemptions`)
     #[arg(long)]
     json: bool,
 }
@@ -100,6 +100,13 @@ struct Output {
     newest: Nanos,
 }
 
+/// What came of all prompts.
+struct Served {
+    outputs: Vec<Output>,
+    graph_replays: u64,
+    preemptions: u64,
+}
+
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     provenance: &'static str,
@@ -108,6 +115,8 @@ struct Report<'a> {
     threads: u32,
     /// Steps that ran as CUDA graphs, of all ranks.
     graph_replays: u64,
+    /// How often a sequence's blocks were taken away, and its tokens computed again.
+    preemptions: u64,
     outputs: &'a [Output],
 }
 
@@ -124,7 +133,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.logits {
         executor = executor.keep_logits();
     }
-    let (outputs, graph_replays) = serve(args, Engine::new(scheduler, executor), &prompts, &config.eos)?;
+    let Served { outputs, graph_replays, preemptions } =
+        serve(args, Engine::new(scheduler, executor), &prompts, &config.eos)?;
     if args.json {
         let report = Report {
             provenance: "measured",
@@ -132,6 +142,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             parallel,
             threads: args.threads,
             graph_replays,
+            preemptions,
             outputs: &outputs,
         };
         let mut out = std::io::stdout().lock();
@@ -219,7 +230,7 @@ fn serve(
     mut engine: Engine<RuntimeExecutor>,
     prompts: &[Vec<u32>],
     eos: &[u32],
-) -> anyhow::Result<(Vec<Output>, u64)> {
+) -> anyhow::Result<Served> {
     let sampling = Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed };
     let stop = if args.ignore_eos { Vec::new() } else { eos.to_vec() };
     let mut outputs = Vec::new();
@@ -240,12 +251,15 @@ fn serve(
         }
         outputs.push(Output { prompt_ids: tokens.clone(), ..Output::default() });
     }
+    let mut preemptions = 0;
     while engine.scheduler().unfinished() > 0 {
-        while engine.submit()?.is_some() {}
+        while let Some((batch, ..)) = engine.submit()? {
+            preemptions += batch.preempted.len() as u64;
+        }
         engine.wait(Nanos::MAX, |executor, completed| note(executor, &completed, &mut outputs))?;
     }
-    let replays = engine.into_executor().finish()?.replays;
-    Ok((outputs, replays))
+    let graph_replays = engine.into_executor().finish()?.replays;
+    Ok(Served { outputs, graph_replays, preemptions })
 }
 
 /// Adds what a batch produced to its prompts' outputs.

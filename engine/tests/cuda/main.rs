@@ -9,6 +9,7 @@ mod devices;
 mod double;
 mod ends;
 mod machine;
+mod models;
 mod parity;
 mod registers;
 mod room;
