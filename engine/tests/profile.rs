@@ -56,14 +56,21 @@ fn what_was_measured_can_be_simulated() {
     let told = bench.succeeds(
         "profile --platform cpu-2x4.yaml --model small.yaml --parallel 1x1,2x2 --seconds 2 --max-tokens 48 --out here.yaml --samples times.csv",
     );
-    for line in
-        ["small at tp1 x pp1 (measured)", "small at tp2 x pp2 (measured)", "64 x 128, GFLOP/s", "all-reduce"]
-    {
+    for line in [
+        "small at tp1 x pp1 (measured)",
+        "small at tp2 x pp2 (measured)",
+        "64 x 128, GFLOP/s",
+        // One rank's share of a layer in the second stage.
+        "48 x 64, GFLOP/s",
+        "attention, 1 x 8 @ 0",
+        "attention, 16 x 1 @ 224",
+        "all-reduce",
+    ] {
         assert!(told.contains(line), "expected `{line}` in: {told}");
     }
     let text = fs_err::read_to_string(bench.0.path().join("here.yaml")).unwrap();
     assert!(text.starts_with("# Costs measured on "), "{text}");
-    assert!(text.contains("--parallel 1x1,2x2 --dtype bf16 --max-tokens 48 --seconds 2"), "{text}");
+    assert!(text.contains("--parallel 1x1,2x2 --dtype bf16 --seed 0 --max-tokens 48 --seconds 2"), "{text}");
     let times = fs_err::read_to_string(bench.0.path().join("times.csv")).unwrap();
     let rows: Vec<Vec<&str>> = times.lines().map(|line| line.split(',').collect()).collect();
     assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{times}");

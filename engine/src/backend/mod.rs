@@ -9,6 +9,7 @@ pub use operands::{AttentionShape, Part, Span};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::monotonic_ns;
 use crate::comm::Mesh;
 use crate::shard::Dtype;
 
@@ -127,6 +128,23 @@ pub trait Backend {
     /// What the calls since [`Backend::begin`] took, where the backend was told to time them: kind, how many, nanoseconds. Their work is done.
     fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, Self::Error> {
         Ok(Vec::new())
+    }
+
+    /// Makes so many calls, handing each its number, and waits for them: nanoseconds of each on what computes, from the end of the call before it.
+    /// The first one's hold what beginning takes, too.
+    fn time_each(
+        &self,
+        calls: usize,
+        mut call: impl FnMut(usize) -> Result<(), Self::Error>,
+    ) -> Result<Vec<u64>, Self::Error> {
+        self.synchronize()?;
+        let timed = |number| {
+            let start_ns = monotonic_ns();
+            call(number)?;
+            self.synchronize()?;
+            Ok::<_, Self::Error>(monotonic_ns() - start_ns)
+        };
+        (0..calls).map(timed).collect()
     }
 
     /// Batches whose calls were remembered.

@@ -99,7 +99,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             Backend::Cpu => Dtype::Float32.bytes(),
             Backend::Cuda => Dtype::from(args.dtype).bytes(),
         };
-        say(format_args!("{}", Shown { layout: &layout, value_bytes }))?;
+        let kv_bytes = Dtype::from(args.dtype).bytes();
+        say(format_args!("{}", Shown { layout: &layout, value_bytes, kv_bytes }))?;
         if let Some(samples) = &mut samples {
             samples.write(&config.shape.name, parallel, &rows)?;
         }
@@ -196,7 +197,7 @@ fn measure(
     };
     let program = std::env::current_exe().context("find this executable")?;
     let target =
-        Target { program: &program, plan, shape: &config.shape, dtype, tokens_max: args.max_tokens, seconds };
+        Target { program: &program, plan, shape: &config.shape, tokens_max: args.max_tokens, seconds };
     let Parallel { tp, pp } = parallel;
     let mut progress = |what: &str| {
         // Nobody is left to tell if stderr is closed.

@@ -22,8 +22,8 @@ use crate::clock::monotonic_ns;
 use crate::model::KvSpec;
 use crate::runtime::{LaunchError, Loss, Plan, ProbePlan, RuntimeExecutor};
 use crate::shape::ModelShape;
-use crate::shard::{Dtype, ShardError};
-use crate::sim::measured::{Layout, Operations};
+use crate::shard::ShardError;
+use crate::sim::measured::Layout;
 use samples::Samples;
 
 /// Blocks of the KV cache that probes use; some thousand tokens are more than the caches of a core hold.
@@ -47,9 +47,6 @@ pub enum ProfileError {
     /// The model does not divide so.
     #[error(transparent)]
     Division(#[from] ShardError),
-    /// Compute threads could not be started.
-    #[error("start compute threads: {0}")]
-    Threads(#[from] std::io::Error),
     /// The batches of a trial could not be recorded.
     #[error("measure the driver: {0}")]
     Driver(String),
@@ -63,8 +60,6 @@ pub struct Target<'a> {
     pub plan: Plan,
     /// The model.
     pub shape: &'a ModelShape,
-    /// Type of the weights.
-    pub dtype: Dtype,
     /// The largest batch, in tokens; beyond it the tables go on in a straight line.
     pub tokens_max: u32,
     /// For this long, beside starting the workers, and at least one round of all batches.
@@ -99,7 +94,7 @@ pub fn layout(
     target: Target<'_>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Layout, Vec<SampleRow>), ProfileError> {
-    let Target { program, mut plan, shape, dtype, tokens_max, seconds } = target;
+    let Target { program, mut plan, shape, tokens_max, seconds } = target;
     let parallel = plan.parallel;
     plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
     plan.max_model_len = design::longest();
@@ -141,12 +136,11 @@ pub fn layout(
             )?)
         }
     };
+    progress("single operations");
+    let operations = operations::measure(&mut executor, shape, parallel, tokens_max)?;
     progress("the driver");
     let cpu = overhead::cpu_costs(&mut executor, parallel.pp, alone.round_trip_us())?;
-    progress("single operations");
-    let all_reduces_us = operations::all_reduces(&mut executor, shape, parallel, tokens_max)?;
     executor.finish()?;
-    let products = operations::products(&plan, shape, dtype, tokens_max)?;
     let mut stages = alone.stages();
     let fit = alone.fit(&stages);
     if let Some(busy) = &busy {
@@ -160,7 +154,7 @@ pub fn layout(
         sends_us: alone.sends(),
         spread: alone.spread(),
         fit,
-        operations: Some(Operations { products, all_reduces_us }),
+        operations: Some(operations),
         stages,
     };
     Ok((layout, rows))

@@ -1,83 +1,88 @@
-//! Single operations: matrix products of one rank, all-reduces of a stage. For people, who want to know where a stage's time goes.
+//! Single operations: products and attention of one rank, all-reduces of a stage. For people, who want to know where a stage's time goes.
+
+use std::collections::BTreeMap;
 
 use super::ProfileError;
+use super::design::{self, Point};
 use super::fit::digits;
 use super::median::median;
-use crate::backend::BackendName;
-use crate::backend::cpu::{Cpu, Linear};
-use crate::clock::monotonic_ns;
-use crate::runtime::{Loss, Plan, RuntimeExecutor};
+use crate::model::LayerTimes;
+use crate::runtime::{Loss, ProbePlan, RuntimeExecutor};
 use crate::shape::ModelShape;
-use crate::shard::{Division, Dtype, Parallel};
+use crate::shard::{Division, Parallel};
 use crate::sim::curve::Curve;
-use crate::sim::measured::Product;
+use crate::sim::measured::{Attention, Operations, Product};
 
 /// Rows of products, and tokens of all-reduces.
 const ROWS: [u32; 4] = [1, 8, 64, 512];
-/// All copies of a weight together are larger than a cache, so that each use reads it from memory.
-const COLD_BYTES: u64 = 64 << 20;
-const COPIES_MAX: u64 = 32;
-/// Each product is repeated for this long, and this often at least.
-const REPEAT_NS: u64 = 30_000_000;
-const REPEATS_MIN: usize = 3;
+/// Attention beside that of prompts of so many rows: sequences, tokens of each, context. All fit the cache, each in blocks of its own.
+const ATTENDED: [[u32; 3]; 6] =
+    [[1, 256, 1024], [1, 1, 512], [1, 1, 1536], [4, 1, 960], [16, 1, 224], [64, 1, 48]];
 /// All-reduces of one size.
 const ALL_REDUCES: u32 = 30;
 
-/// Every product of a layer, and that of the head; none on GPUs, whose products are not the driver's to run.
-pub(super) fn products(
-    plan: &Plan,
+/// Products of a layer and of the head, attention, and all-reduces.
+pub(super) fn measure(
+    executor: &mut RuntimeExecutor,
     shape: &ModelShape,
-    dtype: Dtype,
+    parallel: Parallel,
     tokens_max: u32,
-) -> Result<Vec<Product>, ProfileError> {
-    if plan.backend != BackendName::Cpu {
-        return Ok(Vec::new());
-    }
-    let rank = Division::new(shape, plan.parallel)?.rank;
-    let cpu = Cpu::new(plan.threads, None)?;
-    let (hidden, heads) = (shape.hidden_size, rank.query_heads * shape.head_dim);
-    let mut sizes = vec![
-        (hidden, heads + 2 * rank.kv_heads * shape.head_dim),
-        (heads, hidden),
-        (hidden, rank.ffn_size * shape.family.ffn_inputs()),
-        (rank.ffn_size, hidden),
-        (hidden, rank.vocab_rows),
-    ];
-    sizes.sort_unstable();
-    sizes.dedup();
-    Ok(sizes.into_iter().map(|(k, n)| product(&cpu, k, n, dtype, tokens_max)).collect())
-}
-
-fn product(cpu: &Cpu, k: u32, n: u32, dtype: Dtype, tokens_max: u32) -> Product {
-    let bytes = u64::from(k) * u64::from(n) * dtype.bytes();
-    // Any values do; zeros are not slower or faster than others.
-    let values = vec![0; bytes as usize];
-    let pack = |_| Linear::pack(dtype.into(), n as usize, k as usize, &values);
-    let weights: Vec<Linear> = (0..COLD_BYTES.div_ceil(bytes).min(COPIES_MAX)).map(pack).collect();
-    let point = |rows: u32| [f64::from(rows), digits(median(&times(cpu, &weights, rows as usize)))];
-    let rows = ROWS.into_iter().filter(|rows| *rows <= tokens_max.max(1));
-    Product { k, n, rows_us: Curve(rows.map(point).collect()) }
-}
-
-/// Microseconds of each repetition.
-fn times(cpu: &Cpu, weights: &[Linear], rows: usize) -> Vec<f64> {
-    let x = vec![1.0; rows * weights[0].columns()];
-    let mut y = vec![0.0; rows * weights[0].rows()];
-    let began = monotonic_ns();
-    let mut times = Vec::new();
-    for weight in weights.iter().cycle() {
-        let start = monotonic_ns();
-        cpu.linear(weight, &x, &mut y);
-        times.push((monotonic_ns() - start) as f64 / 1e3);
-        if times.len() >= REPEATS_MIN && monotonic_ns() - began > REPEAT_NS {
-            break;
+) -> Result<Operations, ProfileError> {
+    let all_reduces_us = all_reduces(executor, shape, parallel, tokens_max)?;
+    let prompts = ROWS.iter().map(|rows| [1, *rows, 0]);
+    let batches =
+        prompts.chain(ATTENDED).filter(|[sequences, tokens, _]| sequences * tokens <= tokens_max.max(1));
+    let (mut products, mut attention) = (BTreeMap::<(u32, u32), Curve>::new(), Vec::new());
+    for [sequences, tokens, context] in batches {
+        let plan = ProbePlan { first_block: 0, vocabulary: shape.vocab_size, times: 1, depth: 1 };
+        let times = executor.time_layers(&batch(sequences, tokens, context), &plan)?;
+        let us = middle(times.iter().map(|times| times.attention_ns));
+        attention.push(Attention { sequences, tokens, context, us });
+        if context == 0 {
+            for (size, us) in products_us(&times, shape, parallel)? {
+                products.entry(size).or_default().0.push([f64::from(tokens), us]);
+            }
         }
     }
-    times
+    let products = products.into_iter().map(|((k, n), rows_us)| Product { k, n, rows_us }).collect();
+    Ok(Operations { products, attention, all_reduces_us })
+}
+
+fn batch(sequences: u32, tokens: u32, context: u32) -> Point {
+    vec![design::chunk(context, tokens); sequences as usize]
+}
+
+/// Inputs and outputs of each product of a rank, each size once, and its microseconds.
+fn products_us(
+    times: &[LayerTimes],
+    shape: &ModelShape,
+    parallel: Parallel,
+) -> Result<BTreeMap<(u32, u32), f64>, ProfileError> {
+    let rank = Division::new(shape, parallel)?.rank;
+    let (hidden, heads) = (shape.hidden_size, rank.query_heads * shape.head_dim);
+    let qkv = heads + 2 * rank.kv_heads * shape.head_dim;
+    let mut ns = BTreeMap::<(u32, u32), Vec<u64>>::new();
+    for times in times {
+        for (size, own) in [
+            ((hidden, qkv), times.qkv_ns),
+            ((heads, hidden), times.dense_ns),
+            ((hidden, rank.ffn_size * shape.family.ffn_inputs()), times.up_ns),
+            ((rank.ffn_size, hidden), times.down_ns),
+            ((hidden, rank.vocab_rows), times.head_ns),
+        ] {
+            ns.entry(size).or_default().push(own);
+        }
+    }
+    Ok(ns.into_iter().map(|(size, ns)| (size, middle(ns.into_iter()))).collect())
+}
+
+/// The median in microseconds.
+fn middle(ns: impl Iterator<Item = u64>) -> f64 {
+    digits(median(&ns.map(|ns| ns as f64 / 1e3).collect::<Vec<_>>()))
 }
 
 /// By stage, all-reduces of the hidden states of so many tokens.
-pub(super) fn all_reduces(
+fn all_reduces(
     executor: &mut RuntimeExecutor,
     shape: &ModelShape,
     parallel: Parallel,
@@ -91,9 +96,49 @@ pub(super) fn all_reduces(
         let values = rows * shape.hidden_size;
         let stages = executor.all_reduces(values, ALL_REDUCES)?;
         for (curve, times) in curves.iter_mut().zip(stages) {
-            let times: Vec<f64> = times.into_iter().map(|ns| ns as f64 / 1e3).collect();
-            curve.0.push([f64::from(values), digits(median(&times))]);
+            curve.0.push([f64::from(values), middle(times.into_iter())]);
         }
     }
     Ok(curves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_fit_the_cache_and_its_longest_sequence() {
+        for [sequences, tokens, context] in ATTENDED {
+            let parts = batch(sequences, tokens, context);
+            assert!(crate::runtime::probe_blocks(&parts, super::super::BLOCK_SIZE) <= super::super::BLOCKS);
+            assert!(tokens + context <= design::longest(), "{tokens} @ {context}");
+        }
+    }
+
+    #[test]
+    fn products_of_one_size_are_one() {
+        let shape = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
+                     vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
+        let mut shape = ModelShape::parse(shape, "").unwrap();
+        let layer = |dense_ns, head_ns| LayerTimes {
+            qkv_ns: 1_000,
+            attention_ns: 2_000,
+            dense_ns,
+            up_ns: 3_000,
+            down_ns: 4_000,
+            head_ns,
+        };
+        let times = [layer(5_000, 6_000), layer(7_000, 8_000), layer(9_000, 60_000)];
+        let found = products_us(&times, &shape, Parallel { tp: 1, pp: 1 }).unwrap();
+        let expected =
+            [((64, 64), 7.0), ((64, 128), 1.0), ((64, 192), 3.0), ((64, 256), 8.0), ((96, 64), 4.0)];
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+        let found = products_us(&times, &shape, Parallel { tp: 2, pp: 1 }).unwrap();
+        let sizes: Vec<(u32, u32)> = found.into_keys().collect();
+        assert_eq!(sizes, [(32, 64), (48, 64), (64, 64), (64, 96), (64, 128)]);
+        // A head as large as gate and up: 3, 3, 3, 6, 8 and 60 us.
+        shape.vocab_size = 192;
+        let found = products_us(&times, &shape, Parallel { tp: 1, pp: 1 }).unwrap();
+        assert_eq!((found.len(), found[&(64, 192)]), (4, 4.5));
+    }
 }

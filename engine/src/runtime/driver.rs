@@ -24,7 +24,7 @@ use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
 use crate::comm::{Links, shm};
 use crate::executor::{Event, Executor, StageOperations, StageStay};
-use crate::model::KvSpec;
+use crate::model::{KvSpec, LayerTimes};
 use crate::sched::Scheduler;
 use crate::sched::batch::{Batch, Chunk};
 use crate::shard::Parallel;
@@ -278,6 +278,16 @@ impl RuntimeExecutor {
         loop {
             if let Some((_, Report::Exchanged { ns })) = self.hear_answer()? {
                 return Ok(ns);
+            }
+        }
+    }
+
+    /// Nanoseconds of products and attention of layers, one after the other, on a batch that was the last step.
+    pub(super) fn order_layers(&mut self, step: Step) -> Result<Vec<LayerTimes>, Loss> {
+        self.workers.send(&frame(&Order::Layers(step)))?;
+        loop {
+            if let Some((_, Report::Layers { times })) = self.hear_answer()? {
+                return Ok(times);
             }
         }
     }

@@ -10,6 +10,7 @@
 //! Step(chunks, tokens, blocks)            ->    embeds or receives, runs its layers, sends or samples
 //!                                         <-    Stage(times) from each stage, with the tokens from the last
 //!                                         <-    Alive, several times a second
+//! Layers(chunks, tokens, blocks)          ->    Layers(times), from the first rank of the last stage
 //! Memory                                  ->    Memory(free bytes)
 //! Stop                                    ->    Bye
 //! ```

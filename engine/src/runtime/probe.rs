@@ -4,8 +4,8 @@ use super::driver::RuntimeExecutor;
 use super::loss::Loss;
 use super::protocol::{Part, Step};
 use crate::executor::StageStay;
-use crate::model::KvSpec;
 use crate::model::sampler::Sampling;
+use crate::model::{KvSpec, LayerTimes};
 use crate::units::Nanos;
 
 /// Batches of probes have numbers from here on, which no other has.
@@ -65,6 +65,14 @@ impl RuntimeExecutor {
         let kv = self.kv();
         let steps = (0..plan.times).map(|number| step(number, parts, plan, kv)).collect();
         self.run_steps(steps, plan.depth)
+    }
+
+    /// Runs a made-up batch once, and then times products and attention of one layer after the other on it, on the first rank of the last stage,
+    /// while the others rest.
+    pub fn time_layers(&mut self, parts: &[ProbePart], plan: &ProbePlan) -> Result<Vec<LayerTimes>, Loss> {
+        // What it leaves as hidden states is what the layers work on.
+        self.probe(parts, &ProbePlan { times: 1, depth: 1, ..*plan })?;
+        self.order_layers(step(0, parts, plan, self.kv()))
     }
 }
 

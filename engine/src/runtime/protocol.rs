@@ -11,7 +11,7 @@ use crate::backend::BackendName;
 use crate::comm::Links;
 use crate::executor::Operation;
 use crate::model::sampler::Sampling;
-use crate::model::{KvSpec, ModelConfig};
+use crate::model::{KvSpec, LayerTimes, ModelConfig};
 use crate::shard::{Dtype, Parallel};
 
 /// Frames are not longer; a length above it is no frame of ours.
@@ -93,6 +93,8 @@ pub(super) enum Order {
     Step(Step),
     /// Exchange made-up values with some ranks, often, and tell how long it takes.
     Exchange(Exchange),
+    /// Time products and attention of layers on a batch, which was the last step, too: the first rank of the last stage. The others do nothing.
+    Layers(Step),
     /// Tell how fast the core was.
     Speed,
     /// Tell what is free in the backend's own memory.
@@ -179,6 +181,8 @@ pub(super) enum Report {
     },
     /// What one exchange of each row took, from the first of its ranks.
     Exchanged { ns: Vec<u64> },
+    /// What products and attention took, a layer at a time.
+    Layers { times: Vec<LayerTimes> },
     /// What checks of its core's speed took since the last time it was asked, nanoseconds; the last one was made now. None on GPUs.
     Speed { checks: Vec<u32> },
     /// Bytes that are free in the memory of the rank's backend; `None`: it has none of its own.
@@ -192,7 +196,10 @@ pub(super) enum Report {
 impl Report {
     /// Whether it answers an order beside steps.
     pub(super) fn is_answer(&self) -> bool {
-        matches!(self, Self::Exchanged { .. } | Self::Speed { .. } | Self::Memory { .. })
+        matches!(
+            self,
+            Self::Exchanged { .. } | Self::Layers { .. } | Self::Speed { .. } | Self::Memory { .. }
+        )
     }
 }
 

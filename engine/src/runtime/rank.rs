@@ -7,13 +7,20 @@ use super::exchange::Exchanges;
 use super::meeting::Groups;
 use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
 use crate::backend::{Backend, Span};
+use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::executor::Operation;
 use crate::manifest::{Contents, Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
-use crate::model::{Dummy, HuggingFace, KvSpec, ModelConfig, ShardFile, Stage, StagePlan, TensorSource};
+use crate::model::{
+    Dummy, HuggingFace, KvSpec, LayerTimes, ModelConfig, ShardFile, Stage, StagePlan, TensorSource,
+};
 use crate::shard::Division;
 use crate::units::Nanos;
+
+/// Layers are timed for this long, and this many of them at least, the stage's in turn.
+const LAYERS_NS: u64 = 100_000_000;
+const LAYERS_MIN: usize = 5;
 
 /// A rank with its weights, caches and connections.
 pub(super) struct Rank<B: Backend> {
@@ -182,6 +189,26 @@ impl<B: Backend> Rank<B> {
     /// Times exchanges among some ranks, if this one is among them; the first of them gets to know.
     pub(super) fn exchange(&mut self, exchange: &Exchange) -> anyhow::Result<Option<Vec<u64>>> {
         Ok(self.others.run(&mut self.backend, &self.mesh, exchange)?)
+    }
+
+    /// Times layers, one after the other, on a batch that was the last step, if this is the first rank of the last stage. The first layer, uncounted,
+    /// makes room.
+    pub(super) fn time_layers(&mut self, step: &Step) -> anyhow::Result<Option<Vec<LayerTimes>>> {
+        if self.groups.tp_rank > 0 || self.groups.next.is_some() {
+            return Ok(None);
+        }
+        for part in &step.parts {
+            self.update_table(part);
+        }
+        let Self { backend, stage, tables, hidden, .. } = self;
+        let spans = spans(&step.parts, tables);
+        let batch = backend.begin(&spans, &step.tokens)?;
+        stage.time_layer(backend, 0, &batch, hidden)?;
+        let (began_ns, mut times) = (monotonic_ns(), Vec::new());
+        while times.len() < LAYERS_MIN || monotonic_ns() - began_ns < LAYERS_NS {
+            times.push(stage.time_layer(backend, times.len() + 1, &batch, hidden)?);
+        }
+        Ok(Some(times))
     }
 
     fn update_table(&mut self, part: &Part) {

@@ -121,6 +121,11 @@ fn work<B: Backend>(
                     say(driver, &Report::Exchanged { ns })?;
                 }
             }
+            Order::Layers(step) => {
+                if let Some(times) = rank.time_layers(&step)? {
+                    say(driver, &Report::Layers { times })?;
+                }
+            }
             Order::Speed => {
                 speed.iter_mut().for_each(Speed::check);
                 let checks = speed.as_mut().map(Speed::take).unwrap_or_default();

@@ -91,8 +91,11 @@ pub struct Fit {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operations {
-    /// Matrix products of one rank, on a machine that does nothing else, with weights from memory.
+    /// Matrix products of one rank while the others rest, each with the weights of one layer after the other.
     pub products: Vec<Product>,
+    /// Attention of that rank in one layer. None: not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<Attention>,
     /// An all-reduce among the ranks of a stage, by stage: microseconds by values. None of a rank alone.
     pub all_reduces_us: Vec<Curve>,
 }
@@ -107,6 +110,20 @@ pub struct Product {
     pub n: u32,
     /// Microseconds by m.
     pub rows_us: Curve,
+}
+
+/// Attention of one batch in one layer, its keys and values stored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    /// Sequences alike.
+    pub sequences: u32,
+    /// New tokens of each: 1 in a decode.
+    pub tokens: u32,
+    /// Tokens of each before them.
+    pub context: u32,
+    /// Microseconds.
+    pub us: f64,
 }
 
 fn is_empty(curve: &Curve) -> bool {

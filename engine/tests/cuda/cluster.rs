@@ -233,6 +233,29 @@ fn emulated_links_are_refused() {
     bench.refuses("cluster --platform gpus.yaml --on cuda --out cluster.json", expected);
 }
 
+/// Products of a rank of two, and attention of prompts and of decodes; of at most 8 tokens.
+fn check_operations(operations: &Value) {
+    let number = |value: &Value| value.as_f64().unwrap();
+    let products = operations["products"].as_array().unwrap();
+    let sizes: Vec<[f64; 2]> = products.iter().map(|one| [number(&one["k"]), number(&one["n"])]).collect();
+    assert_eq!(sizes, [[32.0, 64.0], [48.0, 64.0], [64.0, 64.0], [64.0, 96.0], [64.0, 128.0]]);
+    for product in products {
+        let points = product["rows_us"].as_array().unwrap();
+        let rows: Vec<f64> = points.iter().map(|point| number(&point[0])).collect();
+        assert_eq!(rows, [1.0, 8.0], "{product}");
+        assert!(points.iter().all(|point| number(&point[1]) > 0.0), "{product}");
+    }
+    let attention = operations["attention"].as_array().unwrap();
+    let batch = |one: &Value| ["sequences", "tokens", "context"].map(|name| number(&one[name]));
+    let batches: Vec<[f64; 3]> = attention.iter().map(batch).collect();
+    let expected =
+        [[1.0, 1.0, 0.0], [1.0, 8.0, 0.0], [1.0, 1.0, 512.0], [1.0, 1.0, 1536.0], [4.0, 1.0, 960.0]];
+    assert_eq!(batches, expected);
+    assert!(attention.iter().all(|one| number(&one["us"]) > 0.0), "{attention:?}");
+    // Three times the keys take longer on anything.
+    assert!(number(&attention[3]["us"]) > number(&attention[2]["us"]), "{attention:?}");
+}
+
 #[test]
 fn a_profile_on_gpus_is_one_that_the_simulator_reads() {
     let mut bench = Bench::new();
@@ -242,11 +265,16 @@ fn a_profile_on_gpus_is_one_that_the_simulator_reads() {
     let told = bench.succeeds(
         "profile --platform gpus.yaml --model small.yaml --parallel 2x1 --seconds 1 --max-tokens 8 --out here.yaml",
     );
-    assert!(told.contains("small at tp2 x pp1 (measured)") && told.contains("all-reduce"), "{told}");
-    assert!(!told.contains("GFLOP/s"), "the processor's products are not a GPU's: {told}");
+    for line in ["small at tp2 x pp1 (measured)", "all-reduce", "64 x 96, GFLOP/s", "attention, 4 x 1 @ 960"]
+    {
+        assert!(told.contains(line), "expected `{line}` in: {told}");
+    }
     let text = fs_err::read_to_string(bench.path().join("here.yaml")).unwrap();
     assert!(text.starts_with("# Costs measured on 8 GPUs (") && text.contains("backend: cuda"), "{text}");
     bench.succeeds("cluster --platform here.yaml --out simulated.json");
+    check_operations(
+        &bench.json("simulated.json")["preset"]["stage"]["measured"]["layouts"][0]["operations"],
+    );
     bench.succeeds(
         "shard --cluster simulated.json --model small.yaml --tp 2 --pp 1 --in-memory --out weights.json",
     );

@@ -268,6 +268,14 @@ impl Backend for Cuda {
         self.card.times()
     }
 
+    fn time_each(
+        &self,
+        calls: usize,
+        call: impl FnMut(usize) -> Result<(), CudaError>,
+    ) -> Result<Vec<u64>, CudaError> {
+        self.card.time_each(calls, call)
+    }
+
     fn replays(&self) -> u64 {
         self.graphs.as_ref().map_or(0, |graphs| graphs.borrow().replays)
     }

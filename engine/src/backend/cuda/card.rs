@@ -138,6 +138,23 @@ impl Card {
         self.timer.as_ref().map_or(Ok(Vec::new()), |timer| timer.borrow().times())
     }
 
+    /// Nanoseconds of each of some calls, from the end of the one before; when all before them is done.
+    pub(super) fn time_each(
+        &self,
+        calls: usize,
+        mut call: impl FnMut(usize) -> Result<(), CudaError>,
+    ) -> Result<Vec<u64>, CudaError> {
+        self.wait("what comes before calls that are timed")?;
+        let mut timer = Timer::default();
+        timer.begin(&self.stream)?;
+        for number in 0..calls {
+            call(number)?;
+            timer.mark(&self.stream, "")?;
+        }
+        self.wait("calls that are timed")?;
+        timer.each().map(|timed| timed.map(|(_, ns)| ns)).collect()
+    }
+
     /// Queues a product.
     pub(super) fn product(&self, product: &Product) -> Result<(), CudaError> {
         self.typed().blas.product(product)?;

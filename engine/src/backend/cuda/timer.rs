@@ -40,14 +40,22 @@ impl Timer {
     /// must be through.
     pub(super) fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
         let mut times = Vec::<(&'static str, u32, u64)>::new();
-        for pair in self.marks.windows(2) {
-            let [(_, before), (call, after)] = pair else { continue };
-            let ns = f64::from(before.elapsed_ms(after).map_err(driver("time the GPU"))?) * 1e6;
-            match times.iter_mut().find(|(known, ..)| known == call) {
-                Some((_, calls, total)) => (*calls, *total) = (*calls + 1, *total + ns as u64),
-                None => times.push((*call, 1, ns as u64)),
+        for timed in self.each() {
+            let (call, ns) = timed?;
+            match times.iter_mut().find(|(known, ..)| *known == call) {
+                Some((_, calls, total)) => (*calls, *total) = (*calls + 1, *total + ns),
+                None => times.push((call, 1, ns)),
             }
         }
         Ok(times)
+    }
+
+    /// Each call, and nanoseconds from the end of the call before to its own. The stream must be through.
+    pub(super) fn each(&self) -> impl Iterator<Item = Result<(&'static str, u64), CudaError>> {
+        let between = |[(_, before), (call, after)]: &[(&'static str, CudaEvent); 2]| {
+            let ms = before.elapsed_ms(after).map_err(driver("time the GPU"));
+            ms.map(|ms| (*call, (f64::from(ms) * 1e6) as u64))
+        };
+        self.marks.array_windows().map(between)
     }
 }

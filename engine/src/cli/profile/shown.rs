@@ -2,8 +2,9 @@
 
 use std::fmt::{Display, Formatter, Result};
 
+use chariot_engine::shard::Division;
 use chariot_engine::sim::curve::Curve;
-use chariot_engine::sim::measured::{Layout, Operations, StageTable};
+use chariot_engine::sim::measured::{Attention, Layout, Operations, StageTable, pairs};
 
 /// Rows of each table.
 const ROWS: [u32; 4] = [1, 8, 64, 512];
@@ -13,6 +14,8 @@ pub(super) struct Shown<'a> {
     pub(super) layout: &'a Layout,
     /// Of a value that ranks exchange.
     pub(super) value_bytes: u64,
+    /// Of a value of keys and values.
+    pub(super) kv_bytes: u64,
 }
 
 impl Display for Shown<'_> {
@@ -26,6 +29,7 @@ impl Display for Shown<'_> {
         }
         if let Some(operations) = operations {
             operation_rows(f, operations, self.value_bytes as f64)?;
+            self.attention_rows(f, &operations.attention)?;
         }
         let (trip, fixed, each) = (cpu.driver_round_trip_ms, cpu.schedule.ms, cpu.schedule.per_sequence_ms);
         writeln!(f, "  each batch: messages {trip} ms, driver {fixed} ms and {each} ms a sequence")?;
@@ -38,6 +42,29 @@ impl Display for Shown<'_> {
             fit.error_median * 100.0,
             fit.error_max * 100.0
         )
+    }
+}
+
+impl Shown<'_> {
+    /// What it took, with the rate of arithmetic of chunks, and of decodes that at which keys and values are read.
+    fn attention_rows(&self, f: &mut Formatter<'_>, attention: &[Attention]) -> Result {
+        let Layout { model, parallel, .. } = self.layout;
+        let Ok(Division { rank, .. }) = Division::new(model, *parallel) else { return Ok(()) };
+        let head_dim = f64::from(model.head_dim);
+        for Attention { sequences, tokens, context, us } in attention {
+            let all = f64::from(*sequences);
+            let rate = if *tokens > 1 {
+                let operations = 4.0 * f64::from(rank.query_heads) * head_dim;
+                let gflops = all * operations * pairs(*context, *tokens) as f64 / us / 1e3;
+                format!("{gflops:.2} GFLOP/s")
+            } else {
+                let bytes = 2.0 * f64::from(rank.kv_heads) * head_dim * self.kv_bytes as f64;
+                format!("{:.2} GB/s", all * bytes * f64::from(context + tokens) / us / 1e3)
+            };
+            let name = format!("attention, {sequences} x {tokens} @ {context}");
+            writeln!(f, "  {name:<28}{us:>11} us, {rate}")?;
+        }
+        Ok(())
     }
 }
 

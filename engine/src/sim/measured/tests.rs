@@ -53,6 +53,14 @@ fn layout(stages: Vec<StageTable>) -> Layout {
     }
 }
 
+#[test]
+fn operations_of_older_files_lack_attention() {
+    let older = "{products: [{k: 64, n: 96, rows_us: [[1, 2.5]]}], all_reduces_us: []}";
+    let operations: Operations = serde_saphyr::from_str(older).unwrap();
+    assert_eq!((operations.products.len(), operations.attention.len()), (1, 0));
+    assert!(!serde_json::to_string(&operations).unwrap().contains("attention"));
+}
+
 fn platform(layouts: Vec<Layout>) -> Platform {
     let mut platform: Platform = serde_saphyr::from_str(&read("platforms/cpu-2x4.yaml")).unwrap();
     platform.stage = Some(StageCosts::Measured(Measured { dtype: Dtype::Bfloat16, layouts }));
