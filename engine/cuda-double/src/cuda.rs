@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::context::{Ptr, key};
 use crate::status::{
     CAPTURE_ISOLATION, CAPTURE_UNSUPPORTED, INVALID_HANDLE, INVALID_VALUE, NOT_READY, NOT_SUPPORTED, put,
+    trace,
 };
 use crate::stream::{self, CaptureMode, Op};
 
@@ -18,6 +19,7 @@ pub(crate) fn code(result: Result<u32, u32>) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxSynchronize() -> u32 {
+    trace("wait");
     code(stream::refuse_beside_captures().map(|()| stream::run_all()))
 }
 
@@ -38,6 +40,7 @@ extern "C" fn cuStreamDestroy_v2(stream: Ptr) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamSynchronize(stream: Ptr) -> u32 {
+    trace("wait");
     let refused = stream::refuse_in_capture(key(stream)).and_then(|()| stream::refuse_beside_captures());
     code(refused.map(|()| stream::run(key(stream))))
 }
@@ -109,13 +112,27 @@ extern "C" fn cuEventRecord(event: Ptr, stream: Ptr) -> u32 {
 extern "C" fn cuEventSynchronize(event: Ptr) -> u32 {
     code(stream::refuse_beside_captures().and_then(|()| match place(event)? {
         Place::Never => Ok(0),
-        Place::Queued(stream, end, _) => Ok(stream::run_until(stream, end)),
+        Place::Queued(stream, end, moment) => {
+            if moment.get().is_none() {
+                trace("wait");
+            }
+            Ok(stream::run_until(stream, end))
+        }
         Place::Captured(_) => Err(CAPTURE_UNSUPPORTED),
     }))
 }
 
+/// One that is not there yet is noted: who asks is about to wait.
 #[unsafe(no_mangle)]
 extern "C" fn cuEventQuery(event: Ptr) -> u32 {
+    let told = query(event);
+    if told == NOT_READY {
+        trace("wait");
+    }
+    told
+}
+
+fn query(event: Ptr) -> u32 {
     code(stream::refuse_beside_captures().and_then(|()| match place(event)? {
         Place::Never => Ok(0),
         Place::Queued(stream, end, _) => Ok(stream::query(stream, end)),

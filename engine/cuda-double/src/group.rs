@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use crate::collective::{self, Call};
 use crate::peers::{Comm, IN_PROGRESS, INVALID_USAGE, SYSTEM_ERROR};
-use crate::status::failed;
+use crate::status::{failed, is_stuck, trace};
 use crate::stream::{self, Op};
 
 pub(crate) const CUDA_ERROR: u32 = 1;
@@ -96,6 +96,14 @@ fn queue(comm: &Arc<Comm>, stream: usize, calls: Vec<Call>) -> u32 {
 
 /// Queues a call now, or at the end of the group.
 pub(crate) fn call(comm: Arc<Comm>, stream: usize, call: Call) -> u32 {
+    trace(match call {
+        Call::Send(_) => "send",
+        Call::Receive(_) => "recv",
+        Call::Collective(_) => "collective",
+    });
+    if is_stuck("queue", comm.device) {
+        comm.stay_in_progress();
+    }
     let is_grouped = GROUP.with_borrow_mut(|group| {
         if group.depth > 0 {
             group.calls.push((comm.clone(), stream, call));

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use crate::context::{Ptr, device, key};
 use crate::fiber::THREADS_MAX;
 use crate::module::{self, Kernel};
-use crate::status::{INVALID_IMAGE, INVALID_VALUE, NOT_FOUND, put};
+use crate::status::{INVALID_IMAGE, INVALID_VALUE, NOT_FOUND, put, trace};
 use crate::stream::{self, Op};
 
 /// Bytes of shared memory that a kernel has without asking, and at most.
@@ -102,6 +102,7 @@ extern "C" fn cuLaunchKernel(
         room
     });
     let taken: Vec<_> = taken.collect();
+    trace(&kernel.name);
     let device = device();
     let work = move || module::launch(kernel, device, grid, dim, shared as usize, &mut taken.clone());
     stream::push(key(stream), Op::work(work))

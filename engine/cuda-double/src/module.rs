@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::fiber::{self, Block, Failure, Order, State};
 use crate::memory::{POISON, memory, opened};
-use crate::status::{ILLEGAL_ADDRESS, LAUNCH_FAILED, failed, is_stuck, is_wrong};
+use crate::status::{ILLEGAL_ADDRESS, LAUNCH_FAILED, delay, failed, is_stuck, is_wrong};
 use crate::wrong::Before;
 
 /// Held while a kernel runs: fibers, and the state of an object, are one to a process.
@@ -17,7 +17,7 @@ static LOADED: AtomicUsize = AtomicUsize::new(0);
 /// A kernel of a loaded object.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    name: String,
+    pub(crate) name: String,
     entry: extern "C" fn(*mut *mut u8),
     state: usize,
     shared: (usize, usize),
@@ -109,6 +109,7 @@ pub(crate) fn launch(
             std::thread::park();
         }
     }
+    delay(&kernel.name).into_iter().for_each(std::thread::sleep);
     let _device = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = is_wrong(&kernel.name).then(|| Before::of(arguments));
     run(kernel, grid, dim, shared, arguments)?;

@@ -11,7 +11,7 @@ use crate::context::{Ptr, device, key, select};
 use crate::group::{self, CUDA_ERROR};
 use crate::peers::{Comm, IN_PROGRESS, INVALID_ARGUMENT, INVALID_USAGE, REMOTE_ERROR, SYSTEM_ERROR};
 use crate::reduce::{Kind, Reduction};
-use crate::status::{failed, put};
+use crate::status::{failed, put, trace};
 use crate::stream;
 
 const VERSION: c_int = 22_604;
@@ -193,6 +193,7 @@ extern "C" fn ncclCommDestroy(handle: Ptr) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn ncclCommAbort(handle: Ptr) -> u32 {
+    trace("abort");
     code(comm(handle).map(|comm| {
         comm.abort();
         comms().remove(&(handle as usize));

@@ -60,6 +60,8 @@ struct State {
     is_connected: bool,
     is_aborted: bool,
     is_leaving: bool,
+    /// What is asked for is never queued.
+    is_in_progress: bool,
     error: u32,
     /// Rises with every change.
     version: u64,
@@ -324,9 +326,14 @@ impl Comm {
     pub(crate) fn status(&self) -> u32 {
         let state = self.lock();
         match state.error {
-            0 if !state.is_connected => IN_PROGRESS,
+            0 if !state.is_connected || state.is_in_progress => IN_PROGRESS,
             error => error,
         }
+    }
+
+    /// From now on `status` says so, whatever happens.
+    pub(crate) fn stay_in_progress(&self) {
+        self.lock().is_in_progress = true;
     }
 
     pub(crate) fn note_stream(&self, stream: usize) {

@@ -3,7 +3,10 @@
 
 use std::ffi::CStr;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 pub(crate) const INVALID_VALUE: u32 = 1;
 pub(crate) const OUT_OF_MEMORY: u32 = 2;
@@ -66,17 +69,43 @@ pub(crate) fn is_wrong(what: &str) -> bool {
     std::env::var("CHARIOT_DOUBLE_WRONG").is_ok_and(|wrong| wrong == what)
 }
 
-/// Calls of an operation that complete before one that never does.
+/// Calls of an operation that complete as they should, before one that never does, or is slow.
 const CALLS_BEFORE_STUCK: u32 = 9;
 
-/// Whether this call never completes: CHARIOT_DOUBLE_STUCK names an operation, `nccl` or a kernel, and after a colon the device where its tenth
-/// call and all later ones are stuck.
+/// Whether this call never completes: CHARIOT_DOUBLE_STUCK names an operation, `nccl`, `queue` or a kernel, and after a colon the device where its
+/// tenth call and all later ones are stuck.
 pub(crate) fn is_stuck(what: &str, device: usize) -> bool {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let named = std::env::var("CHARIOT_DOUBLE_STUCK").is_ok_and(|stuck| stuck == format!("{what}:{device}"));
-    let is_stuck = named && CALLS.fetch_add(1, Ordering::Relaxed) >= CALLS_BEFORE_STUCK;
-    if is_stuck {
+    let calls = if named { CALLS.fetch_add(1, Ordering::Relaxed) } else { 0 };
+    if calls == CALLS_BEFORE_STUCK {
         failed(&format!("{what} on device {device} is stuck"), 0);
     }
-    is_stuck
+    calls >= CALLS_BEFORE_STUCK
+}
+
+/// How much longer this call of a kernel takes than it has to: CHARIOT_DOUBLE_SLOW names the kernel, and after a colon the milliseconds of its
+/// tenth call.
+pub(crate) fn delay(kernel: &str) -> Option<Duration> {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let slow = std::env::var("CHARIOT_DOUBLE_SLOW").ok()?;
+    let (named, ms) = slow.split_once(':')?;
+    let is_it = named == kernel && CALLS.fetch_add(1, Ordering::Relaxed) == CALLS_BEFORE_STUCK;
+    is_it.then(|| ms.parse().ok().map(Duration::from_millis)).flatten()
+}
+
+/// Notes what the program has asked for, in order: CHARIOT_DOUBLE_TRACE is a folder, in which each process writes a file of its number, a call a
+/// line.
+pub(crate) fn trace(call: &str) {
+    static FILE: OnceLock<Option<Mutex<fs_err::File>>> = OnceLock::new();
+    let open = || {
+        let folder = std::env::var_os("CHARIOT_DOUBLE_TRACE")?;
+        let path = Path::new(&folder).join(std::process::id().to_string());
+        fs_err::File::create(path).ok().map(Mutex::new)
+    };
+    if let Some(file) = FILE.get_or_init(open) {
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        // A test then misses the line.
+        let _ = writeln!(file, "{call}");
+    }
 }
