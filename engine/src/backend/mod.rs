@@ -28,6 +28,17 @@ pub enum BackendName {
     },
 }
 
+/// When a stage was at work on a step, on the clock that its rank goes by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stayed {
+    /// When it began: what it had to receive was there.
+    pub start_ns: u64,
+    /// When its results were there.
+    pub end_ns: u64,
+    /// What its calls took, where the backend was told to time them: kind, how many, nanoseconds.
+    pub calls: Vec<(&'static str, u32, u64)>,
+}
+
 /// What a stage is loaded to and computed with, on one rank. One thread calls it.
 ///
 /// A step's calls may return before their work is done, in the order in which they were made: [`Backend::synchronize`] waits, and
@@ -52,6 +63,8 @@ pub trait Backend {
     type Batch<'a>;
     /// Ranks that sum, gather and send together.
     type Group: ?Sized;
+    /// A stage's stay with a step, which may be still to come.
+    type Stay;
 
     /// Values of a head at most.
     const HEAD_DIM_MAX: usize;
@@ -125,10 +138,15 @@ pub trait Backend {
         work()
     }
 
-    /// What the calls since [`Backend::begin`] took, where the backend was told to time them: kind, how many, nanoseconds. Their work is done.
-    fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, Self::Error> {
-        Ok(Vec::new())
-    }
+    /// A stage's own calls of a step follow; what they work on was asked for before, if it comes from another rank. `now_ns`: the time, for a backend
+    /// whose calls are done when they return.
+    fn enter(&self, now_ns: u64) -> Result<Self::Stay, Self::Error>;
+
+    /// They have been made. `is_done`: their results have been waited for, so that the stay ends at `now_ns` on any backend.
+    fn leave(&self, stay: &mut Self::Stay, now_ns: u64, is_done: bool) -> Result<(), Self::Error>;
+
+    /// When a stay was that has been left; `None`: it is not over. Does not wait, but fails where the stay takes too long. Stays are looked at in order.
+    fn stayed(&self, stay: &mut Self::Stay) -> Result<Option<Stayed>, Self::Error>;
 
     /// Makes so many calls, handing each its number, and waits for them: nanoseconds of each on what computes, from the end of the call before it.
     /// The first one's hold what beginning takes, too.

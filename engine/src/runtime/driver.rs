@@ -19,7 +19,7 @@ use super::protocol::{
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
 use super::warm_up;
-use crate::backend::BackendName;
+use crate::backend::{BackendName, cuda};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
 use crate::comm::{Links, shm};
@@ -32,6 +32,9 @@ use crate::units::{BatchId, Nanos, SeqId};
 
 /// How often the workers' health is looked at while nothing is heard.
 const TICK: Duration = Duration::from_millis(100);
+/// On GPUs some stage is done with a batch within a rank's patience with its own, and this, while one is under way: by then a rank that has given up has
+/// said so. What is left is a message between stages that does not come through, which both ends of it take for the other's being at work.
+const HEARD_BY: Duration = Duration::from_millis(1200);
 /// How long workers may take to say goodbye and end.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -75,6 +78,14 @@ impl Plan {
         cores as isize - (self.parallel.ranks() as usize * self.threads) as isize
     }
 
+    /// Nanoseconds within which some stage is done with a batch.
+    fn stage_by_ns(&self) -> Option<u64> {
+        match self.backend {
+            BackendName::Cpu => None,
+            BackendName::Cuda { .. } => Some((cuda::patience() + HEARD_BY).as_nanos() as u64),
+        }
+    }
+
     fn setup(&self, rank: usize, driver: SocketAddr, secret: &Secret, shared: Option<&Utf8Path>) -> Setup {
         Setup {
             seat: Seat { rank: rank as u32, threads: self.threads, cores: self.cores.get(rank).cloned() },
@@ -92,6 +103,7 @@ impl Plan {
             own_cores: self.spare_cores() >= 0,
             links: self.links.clone(),
             peer_timeout_s: self.step_by.as_secs_f64(),
+            gpu_patience_s: cuda::patience().as_secs_f64(),
         }
     }
 }
@@ -103,6 +115,8 @@ pub struct RuntimeExecutor {
     parallel: Parallel,
     kv: KvSpec,
     step_by_ns: u64,
+    /// Some stage must be done with a batch by then.
+    stage_by_ns: Option<u64>,
     /// CLOCK_MONOTONIC at the start of the trial.
     epoch_ns: u64,
     sequences: Sequences,
@@ -124,6 +138,8 @@ struct Flight {
     submitted_ns: u64,
     /// When the first stage began, once that stage has told.
     start_ns: Option<u64>,
+    /// Stages that are done with it.
+    stages: u32,
     /// Sequences whose token is drawn, in order.
     sampled: Vec<u32>,
     tokens: Option<Vec<u32>>,
@@ -163,6 +179,7 @@ impl RuntimeExecutor {
             parallel: plan.parallel,
             kv: plan.kv,
             step_by_ns: plan.step_by.as_nanos() as u64,
+            stage_by_ns: plan.stage_by_ns(),
             epoch_ns: now,
             sequences: Sequences::default(),
             in_flight: VecDeque::new(),
@@ -412,7 +429,7 @@ impl RuntimeExecutor {
         step.sent_ns = submitted_ns;
         self.workers.send(&frame(&Order::Step(step)))?;
         self.health.progressed(submitted_ns);
-        Ok(Flight { batch, submitted_ns, start_ns: None, sampled: Vec::new(), tokens: None })
+        Ok(Flight { batch, submitted_ns, start_ns: None, stages: 0, sampled: Vec::new(), tokens: None })
     }
 
     fn front_is_done(&self) -> bool {
@@ -444,7 +461,17 @@ impl RuntimeExecutor {
         if let Some(verdict) = self.health.verdict(!self.in_flight.is_empty(), now) {
             return Err(self.workers.sentence(verdict));
         }
+        let since_ns = self.health.since_progress_ns();
         match self.in_flight.front() {
+            Some(flight) if self.stage_by_ns.is_some_and(|by| since_ns > by) => {
+                let (s, batch, stage) = (since_ns as f64 / 1e9, flight.batch, flight.stages);
+                let how = format!(
+                    "batch {batch}: expected stage {stage} done with it, found no stage done with any batch for {s:.1} s: \
+                     what it is to receive does not come through, or what it has to send"
+                );
+                let rank = self.parallel.stage_ranks(stage.min(self.parallel.pp - 1))[0];
+                Err(self.workers.describe(rank as usize, how))
+            }
             Some(flight) if now.saturating_sub(flight.submitted_ns) > self.step_by_ns => {
                 let limit = self.step_by_ns as f64 / 1e9;
                 let how = format!("batch {}: expected its tokens within {limit} s, found none", flight.batch);
@@ -469,6 +496,7 @@ impl RuntimeExecutor {
         if stage == 0 {
             flight.start_ns = Some(start_ns);
         }
+        flight.stages = flight.stages.max(stage + 1);
         if let Some(Output { tokens, logits }) = output {
             flight.tokens = Some(tokens);
             if let Some(kept) = &mut self.logits {

@@ -49,6 +49,8 @@ impl Looks {
 pub(super) struct Health {
     ranks: Vec<Pulse>,
     looked_ns: u64,
+    /// When a batch last went out, or a stage was done with one.
+    progress_ns: u64,
     /// When the ranks last showed work, and their CPU time then.
     work: (u64, u64),
 }
@@ -71,7 +73,8 @@ pub(super) enum Verdict {
 impl Health {
     /// All of `ranks` well at `now`.
     pub(super) fn new(ranks: usize, now: u64) -> Self {
-        Self { ranks: vec![Pulse { heard_ns: now, cpu_ns: 0 }; ranks], looked_ns: now, work: (now, 0) }
+        let ranks = vec![Pulse { heard_ns: now, cpu_ns: 0 }; ranks];
+        Self { ranks, looked_ns: now, progress_ns: now, work: (now, 0) }
     }
 
     /// A rank said something; `cpu_ns` is what it has computed so far, if it said that.
@@ -85,9 +88,15 @@ impl Health {
         }
     }
 
-    /// A batch went out or came back: that is work.
+    /// A batch went out, or a stage is done with one: that is work.
     pub(super) fn progressed(&mut self, now: u64) {
         self.work.0 = now;
+        self.progress_ns = now;
+    }
+
+    /// How long it has been since, without the driver's own absence. To be asked after the verdict.
+    pub(super) fn since_progress_ns(&self) -> u64 {
+        self.looked_ns.saturating_sub(self.progress_ns)
     }
 
     /// What is wrong at `now`, if anything. Called whenever something was heard or some 0.1 s have passed: time in which it was not
@@ -98,6 +107,7 @@ impl Health {
         if absent > ABSENCE_NS {
             self.ranks.iter_mut().for_each(|pulse| pulse.heard_ns = (pulse.heard_ns + absent).min(now));
             self.work.0 += absent;
+            self.progress_ns += absent;
         }
         let oldest = self.ranks.iter().enumerate().min_by_key(|(_, pulse)| pulse.heard_ns);
         let (rank, pulse) = oldest?;
@@ -175,6 +185,27 @@ mod tests {
             health.heard(0, Some(tick), hour + tick * S / 10);
             let verdict = health.verdict(true, hour + tick * S / 10);
             assert_eq!(verdict.is_some(), tick > 30, "{tick}: {verdict:?}");
+        }
+    }
+
+    /// Ranks that wait for GPUs look at them, which is work but no progress.
+    #[test]
+    fn progress_is_a_batch_s_and_not_counted_while_the_driver_was_away() {
+        let mut health = Health::new(1, 0);
+        for tick in 1..=150 {
+            let now = tick * S / 10 + if tick > 60 { 3600 * S } else { 0 };
+            health.heard(0, Some(now), now);
+            if tick == 40 {
+                health.progressed(now);
+            }
+            assert_eq!(health.verdict(true, now), None);
+            let since = match tick {
+                ..40 => tick,
+                40..=60 => tick - 40,
+                // The first look after the hour is as if there had been no time since the one before.
+                61.. => tick - 41,
+            };
+            assert_eq!(health.since_progress_ns(), since * S / 10, "{tick}");
         }
     }
 

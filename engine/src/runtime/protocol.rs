@@ -50,6 +50,8 @@ pub(super) struct Setup {
     pub links: Option<Links>,
     /// A call between ranks fails if a peer has not answered by then.
     pub peer_timeout_s: f64,
+    /// A rank gives up on its GPU that takes longer than this for what it has all it needs for.
+    pub gpu_patience_s: f64,
 }
 
 /// One worker's place.

@@ -1,12 +1,14 @@
 //! What one rank does with a step: receive or embed, run its layers, send or sample. Knows no socket to the driver.
 
+use std::collections::VecDeque;
+
 use anyhow::Context;
 use camino::Utf8Path;
 
 use super::exchange::Exchanges;
 use super::meeting::Groups;
 use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
-use crate::backend::{Backend, Span};
+use crate::backend::{Backend, Span, Stayed};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::executor::Operation;
@@ -40,6 +42,16 @@ pub(super) struct Rank<B: Backend> {
     hidden: B::Tensor,
     /// `[sampled rows, vocabulary]`.
     logits: Vec<f32>,
+    /// Stays in the stage that the driver was not told of, in order.
+    stays: VecDeque<Held<B::Stay>>,
+}
+
+/// A batch's stay in the stage, which may be still to come.
+struct Held<S> {
+    batch: u32,
+    stay: S,
+    /// In the last stage.
+    output: Option<Output>,
 }
 
 impl<B: Backend> Rank<B> {
@@ -89,6 +101,7 @@ impl<B: Backend> Rank<B> {
             tables: Vec::new(),
             hidden: backend.tensor(),
             logits: Vec::new(),
+            stays: VecDeque::new(),
             backend,
         })
     }
@@ -122,68 +135,88 @@ impl<B: Backend> Rank<B> {
         Ok(())
     }
 
-    /// Runs one batch through this rank's layers and tells the driver what it is to know.
+    /// Asks for one batch's way through this rank's layers, and waits for the tokens that are drawn there, if any. The driver is told what it is
+    /// to know of those batches that are done by now.
     pub(super) fn step(
         &mut self,
         step: Step,
-        mut say: impl FnMut(Report) -> std::io::Result<()>,
+        say: impl FnMut(Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         self.mesh.begin_step(step.sent_ns);
         for part in &step.parts {
             self.update_table(part);
         }
-        let Self { backend, stage, groups, mesh, hidden, tables, logits, hidden_size, .. } = self;
+        let mut stay = self.layers(&step)?;
+        let output = match &mut self.groups.next {
+            Some(next) => {
+                self.backend.leave(&mut stay, self.mesh.now_ns(), false)?;
+                self.backend.send(next, 1, &self.hidden)?;
+                None
+            }
+            None => Some(self.finish(&step, &mut stay)?),
+        };
+        self.stays.push_back(Held { batch: step.batch, stay, output });
+        self.tell(say)?;
+        Ok(())
+    }
+
+    /// From tokens, or what the stage before sends, to the hidden states behind this stage's layers.
+    fn layers(&mut self, step: &Step) -> anyhow::Result<B::Stay> {
+        let Self { backend, stage, groups, mesh, hidden, tables, hidden_size, .. } = self;
         let spans = spans(&step.parts, tables);
         let batch = backend.begin(&spans, &step.tokens)?;
         let rows = backend.rows(&batch);
         match &mut groups.previous {
-            Some(previous) => {
-                backend.recv(previous, 0, rows, *hidden_size, hidden)?;
-                backend.synchronize()?;
-            }
+            Some(previous) => backend.recv(previous, 0, rows, *hidden_size, hidden)?,
             None => backend.reshape(hidden, rows, *hidden_size)?,
         }
-        let start_ns = mesh.now_ns();
+        let stay = backend.enter(mesh.now_ns())?;
         backend.run(&batch, || {
             if groups.previous.is_none() {
                 stage.embed(backend, &mut groups.stage, &batch, hidden)?;
             }
             stage.layers(backend, &mut groups.stage, &batch, hidden)
         })?;
+        Ok(stay)
+    }
+
+    /// The end of a step in the last stage.
+    fn finish(&mut self, step: &Step, stay: &mut B::Stay) -> anyhow::Result<Output> {
+        let Self { backend, stage, groups, mesh, hidden, logits, .. } = self;
         let speaks = groups.tp_rank == 0;
-        let number = groups.number;
-        match &mut groups.next {
-            Some(next) => {
-                backend.synchronize()?;
-                let end_ns = mesh.now_ns();
-                let operations = operations(backend)?;
-                backend.send(next, 1, hidden)?;
-                if speaks {
-                    let (batch, stage) = (step.batch, number);
-                    say(Report::Stage { batch, stage, start_ns, end_ns, operations, output: None })?;
-                }
-            }
-            None => {
-                let (rows, draws) = sampled(&step.parts);
-                let mut tokens = Vec::new();
-                if !step.logits && draws.iter().all(|(sampling, _)| sampling.is_greedy()) {
-                    stage.greedy(backend, &mut groups.stage, &rows, hidden, &mut tokens)?;
-                } else {
-                    stage.logits(backend, &mut groups.stage, &rows, hidden, logits)?;
-                    if speaks {
-                        tokens = draw(logits, &draws);
-                    }
-                }
-                if speaks {
-                    let end_ns = mesh.end_step();
-                    let logits = if step.logits { logits.clone() } else { Vec::new() };
-                    let output = Some(Output { tokens, logits });
-                    let (batch, stage, operations) = (step.batch, number, operations(backend)?);
-                    say(Report::Stage { batch, stage, start_ns, end_ns, operations, output })?;
-                }
+        let (rows, draws) = sampled(&step.parts);
+        let mut tokens = Vec::new();
+        if !step.logits && draws.iter().all(|(sampling, _)| sampling.is_greedy()) {
+            stage.greedy(backend, &mut groups.stage, &rows, hidden, &mut tokens)?;
+        } else {
+            stage.logits(backend, &mut groups.stage, &rows, hidden, logits)?;
+            if speaks {
+                tokens = draw(logits, &draws);
             }
         }
-        Ok(())
+        let end_ns = if speaks { mesh.end_step() } else { mesh.now_ns() };
+        // Where nothing was drawn nothing was waited for.
+        backend.leave(stay, end_ns, !rows.is_empty())?;
+        let logits = if speaks && step.logits { logits.clone() } else { Vec::new() };
+        Ok(Output { tokens, logits })
+    }
+
+    /// Tells the driver of stays that are over, if this rank speaks for its stage; whether there are others.
+    pub(super) fn tell(
+        &mut self,
+        mut say: impl FnMut(Report) -> std::io::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let (speaks, stage) = (self.groups.tp_rank == 0, self.groups.number);
+        while let Some(first) = self.stays.front_mut() {
+            let Some(stayed) = self.backend.stayed(&mut first.stay)? else { return Ok(true) };
+            let Stayed { start_ns, end_ns, calls } = stayed;
+            let Some(Held { batch, output, .. }) = self.stays.pop_front() else { break };
+            if speaks {
+                let operations = calls.into_iter().map(operation).collect();
+                say(Report::Stage { batch, stage, start_ns, end_ns, operations, output })?;
+            }
+        }
+        Ok(false)
     }
 
     /// Times exchanges among some ranks, if this one is among them; the first of them gets to know.
@@ -223,11 +256,8 @@ impl<B: Backend> Rank<B> {
     }
 }
 
-/// What the step's operations took, if that was asked for.
-fn operations<B: Backend>(backend: &B) -> Result<Vec<Operation>, B::Error> {
-    let named =
-        |(name, calls, ns): (&str, u32, u64)| Operation { name: name.to_owned(), calls, time: Nanos(ns) };
-    Ok(backend.times()?.into_iter().map(named).collect())
+fn operation((name, calls, ns): (&str, u32, u64)) -> Operation {
+    Operation { name: name.to_owned(), calls, time: Nanos(ns) }
 }
 
 /// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to their digests.

@@ -24,6 +24,10 @@ use crate::comm::secret::{Secret, Side};
 const HEARTBEAT: Duration = Duration::from_millis(200);
 /// How long a worker looks for its next order before it sleeps.
 const LOOK_OUT: Duration = Duration::from_micros(300);
+/// How long a worker looks for its GPU's progress, and for its next order, without sleeping in between: longer than most steps of decoding.
+const AWAKE: Duration = Duration::from_millis(20);
+/// How long it sleeps in between later.
+const NAP: Duration = Duration::from_micros(50);
 /// How long driver and peers may take to answer while meeting.
 const MEETING: Duration = Duration::from_secs(20);
 
@@ -86,7 +90,9 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
         }
         BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
-            let options = cuda::Options { graphs, flash, timed: setup.operations };
+            let patience = Duration::from_secs_f64(setup.gpu_patience_s);
+            let timed = setup.operations;
+            let options = cuda::Options { graphs, flash, timed, patience, ..cuda::Options::FAST };
             let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
             let worked = work(&mut rank, None, driver, &mut reader, &mut buffer)
                 // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
@@ -111,7 +117,7 @@ fn work<B: Backend>(
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
         speed.iter_mut().for_each(Speed::check_if_due);
-        if reader.buffer().is_empty() {
+        if reader.buffer().is_empty() && !tell(rank, driver, Some(reader.get_ref()))? {
             look_out(reader.get_ref());
         }
         match read_frame(reader, buffer).context("wait for an order")? {
@@ -133,19 +139,40 @@ fn work<B: Backend>(
             }
             Order::Memory => say(driver, &Report::Memory { free_bytes: rank.free_bytes()? })?,
             Order::Clock | Order::Join(_) => anyhow::bail!("expected the peers' addresses once"),
-            Order::Stop => return Ok(say(driver, &Report::Bye(rank.farewell()))?),
+            Order::Stop => {
+                tell(rank, driver, None)?;
+                return Ok(say(driver, &Report::Bye(rank.farewell()))?);
+            }
         }
     }
+}
+
+/// Tells the driver of what its last orders came to, as it comes; whether there is another order before that is done.
+fn tell<B: Backend>(rank: &mut Rank<B>, driver: &Driver, orders: Option<&TcpStream>) -> anyhow::Result<bool> {
+    let asleep_ns = monotonic_ns() + AWAKE.as_nanos() as u64;
+    while rank.tell(|report| say(driver, &report))? {
+        if orders.is_some_and(is_readable) {
+            return Ok(true);
+        }
+        if monotonic_ns() > asleep_ns {
+            std::thread::sleep(NAP);
+        } else {
+            std::thread::yield_now();
+        }
+    }
+    Ok(false)
+}
+
+/// Whether there is something to read, or nothing any more.
+fn is_readable(stream: &TcpStream) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Looks for the next order for a moment before this thread goes to sleep: waking it would take longer than forming a batch does.
 fn look_out(stream: &TcpStream) {
     let end = monotonic_ns() + LOOK_OUT.as_nanos() as u64;
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    while monotonic_ns() < end {
-        if poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)) != Ok(0) {
-            return;
-        }
+    while monotonic_ns() < end && !is_readable(stream) {
         std::thread::yield_now();
     }
 }

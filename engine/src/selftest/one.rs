@@ -52,7 +52,7 @@ fn words(error: &dyn std::error::Error) -> String {
 }
 
 /// As trials compute, but call by call.
-const PLAIN: Options = Options { graphs: false, flash: true, timed: false };
+const PLAIN: Options = Options { graphs: false, ..Options::FAST };
 
 /// Every operation of one type on both backends; attention to prompts by the flash kernels, and where there are such also without.
 fn compare(gpu: usize, dtype: Dtype, checks: &mut Vec<Check>) -> Result<(), String> {

@@ -8,12 +8,14 @@ mod cluster;
 mod devices;
 mod double;
 mod ends;
+mod inside;
 mod machine;
 mod models;
 mod parity;
 mod registers;
 mod room;
 mod selftest;
+mod steps;
 mod tensor_cores;
 mod trial;
 

@@ -38,12 +38,17 @@ fn ok(double: &Double, folder: &tempfile::TempDir, arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The operations of every stay in a stage.
-fn operations(folder: &tempfile::TempDir) -> Vec<Value> {
+/// Every stay in a stage.
+fn events(folder: &tempfile::TempDir) -> Vec<Value> {
     let trace: Value =
         serde_json::from_slice(&fs_err::read(folder.path().join("trace.json")).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
-    events.iter().filter(|event| event["ph"] == "X").map(|stay| stay["args"]["operations"].clone()).collect()
+    events.iter().filter(|event| event["ph"] == "X").cloned().collect()
+}
+
+/// The operations of every stay in a stage.
+fn operations(folder: &tempfile::TempDir) -> Vec<Value> {
+    events(folder).iter().map(|stay| stay["args"]["operations"].clone()).collect()
 }
 
 #[test]
@@ -75,6 +80,16 @@ fn a_trial_on_gpus_is_measured_and_its_trace_says_what_each_operation_took() {
     let all = operations(&folder);
     let received = all.iter().filter(|stay| stay["recv"]["calls"] == 1).count();
     assert_eq!(2 * received, all.len(), "every other stay is of the second stage: {all:?}");
+    for stay in events(&folder).iter().filter(|stay| stay["args"]["operations"]["recv"].is_null()) {
+        let operations = stay["args"]["operations"].as_object().unwrap();
+        // The first one is timed from a little before the stay on.
+        let within = operations.iter().filter(|(name, _)| *name != "embed");
+        let us: f64 = within.map(|(_, one)| one["us"].as_f64().unwrap()).sum();
+        assert!(
+            us > 0.0 && us <= stay["dur"].as_f64().unwrap() + 10.0,
+            "by the GPU's clock: {us} us of {stay}"
+        );
+    }
 }
 
 /// Divides the model and runs a trial; what that says of itself.

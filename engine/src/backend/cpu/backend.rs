@@ -1,7 +1,7 @@
 //! The CPU as a model's backend: shapes of results, and groups that sum values where they lie. Work is done when a call returns.
 
 use super::{Activations, Cpu, Embedding, HEAD_DIM_MAX, KvCache, Linear, Norm, RotaryTable};
-use crate::backend::{AttentionShape, Backend, Part, Span};
+use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
 use crate::comm::{CommError, Communicator, Mesh};
 use crate::shard::Dtype;
 
@@ -25,6 +25,7 @@ impl Backend for Cpu {
     type KvCache = KvCache;
     type Batch<'a> = Batch<'a>;
     type Group = Group;
+    type Stay = Stayed;
 
     const HEAD_DIM_MAX: usize = HEAD_DIM_MAX;
 
@@ -87,6 +88,19 @@ impl Backend for Cpu {
 
     fn rows(&self, batch: &Batch<'_>) -> usize {
         batch.tokens.len()
+    }
+
+    fn enter(&self, now_ns: u64) -> Result<Stayed, CommError> {
+        Ok(Stayed { start_ns: now_ns, ..Stayed::default() })
+    }
+
+    fn leave(&self, stay: &mut Stayed, now_ns: u64, _is_done: bool) -> Result<(), CommError> {
+        stay.end_ns = now_ns;
+        Ok(())
+    }
+
+    fn stayed(&self, stay: &mut Stayed) -> Result<Option<Stayed>, CommError> {
+        Ok(Some(std::mem::take(stay)))
     }
 
     fn reshape(&self, x: &mut Activations, rows: usize, width: usize) -> Result<(), CommError> {

@@ -1,22 +1,25 @@
 //! A GPU as a model's backend: shapes of results, and which kernel makes them. Knows no launch and no library.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use camino::Utf8Path;
 
 use super::attention::{Attention, Room};
 use super::batch::Batch;
 use super::blas::{Matrices, Output, Product, Right};
-use super::card::Card;
+use super::card::{Card, Care};
 use super::compile::Element;
 use super::error::CudaError;
 use super::graphs::Graphs;
 use super::group::Group;
 use super::launch::Argument;
 use super::memory::Buffer;
+use super::patience::PATIENCE;
 use super::scratch::{Scratch, Upload, grow};
+use super::stays::Stay;
 use super::tensor::{Embedding, KvCache, Layer, Linear, Norm, Rotary, Tensor};
-use crate::backend::{AttentionShape, Backend, Part, Span};
+use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
 use crate::comm::Mesh;
 use crate::shard::Dtype;
 
@@ -35,6 +38,24 @@ pub struct Options {
     pub flash: bool,
     /// Each call is timed, and nothing is replayed.
     pub timed: bool,
+    /// Kinds of steps whose recordings are kept: a recording takes memory of the GPU.
+    pub graphs_max: usize,
+    /// Bytes of a weight that go through pinned memory at a time.
+    pub piece_bytes: usize,
+    /// How long the GPU may take for what it has all it needs for.
+    pub patience: Duration,
+}
+
+impl Options {
+    /// All that makes it fast.
+    pub const FAST: Self = Self {
+        graphs: true,
+        flash: true,
+        timed: false,
+        graphs_max: 64,
+        piece_bytes: 16 << 20,
+        patience: PATIENCE,
+    };
 }
 
 /// One rank's GPU. One thread uses it.
@@ -60,16 +81,16 @@ pub struct Cuda {
 impl Cuda {
     /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`.
     pub fn open(ordinal: usize, kernels: &Utf8Path, options: Options) -> Result<Self, CudaError> {
-        let Options { graphs, flash, timed } = options;
+        let Options { graphs, flash, timed, graphs_max, piece_bytes, patience } = options;
         Ok(Self {
-            card: Card::open(ordinal, kernels, timed)?,
+            card: Card::open(ordinal, kernels, Care { timed, piece_bytes, patience })?,
             step: Upload::default(),
             rows: RefCell::default(),
             room: RefCell::default(),
             wide: RefCell::default(),
             found: RefCell::default(),
             flash,
-            graphs: (graphs && !timed).then(RefCell::default),
+            graphs: (graphs && !timed).then(|| RefCell::new(Graphs::new(graphs_max))),
             spare: Cell::new(None),
         })
     }
@@ -154,6 +175,7 @@ impl Backend for Cuda {
     type KvCache = KvCache;
     type Batch<'a> = Batch;
     type Group = Group;
+    type Stay = Stay;
 
     /// A lane holds eight values of a head.
     const HEAD_DIM_MAX: usize = 256;
@@ -217,7 +239,7 @@ impl Backend for Cuda {
         activations: u64,
     ) -> Result<KvCache, CudaError> {
         self.card.load(dtype)?;
-        self.card.end_uploads();
+        self.card.end_uploads()?;
         let what = "keys and values";
         self.spare.set(self.graphs.as_ref().map(|_| blocks as u32));
         let half = (blocks + 1) * block_size * shape.kv_heads * shape.head_dim * self.card.value_bytes();
@@ -248,6 +270,7 @@ impl Backend for Cuda {
     }
 
     fn begin<'a>(&mut self, spans: &'a [Span<'a>], tokens: &'a [u32]) -> Result<Batch, CudaError> {
+        self.card.begin_step()?;
         let batch = Batch::new(&self.card, &mut self.step, spans, tokens, self.spare.get())?;
         self.card.begin_timing()?;
         Ok(batch)
@@ -264,8 +287,16 @@ impl Backend for Cuda {
         }
     }
 
-    fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
-        self.card.times()
+    fn enter(&self, _now_ns: u64) -> Result<Stay, CudaError> {
+        self.card.enter()
+    }
+
+    fn leave(&self, stay: &mut Stay, now_ns: u64, is_done: bool) -> Result<(), CudaError> {
+        self.card.leave(stay, is_done.then_some(now_ns))
+    }
+
+    fn stayed(&self, stay: &mut Stay) -> Result<Option<Stayed>, CudaError> {
+        self.card.stayed(stay)
     }
 
     fn time_each(

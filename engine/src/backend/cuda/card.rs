@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT;
-use cudarc::driver::sys::{CUevent_flags, CUresult};
-use cudarc::driver::{CudaContext, CudaStream};
+use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 
 use super::blas::{Blas, Product};
 use super::compile::Element;
@@ -16,12 +16,15 @@ use super::error::{CudaError, driver};
 use super::launch::{Argument, Kernels};
 use super::library::{Library, require};
 use super::memory::{Buffer, Pinned};
-use super::nccl::{ABORT_PATIENCE, Comm, PATIENCE, Waited};
+use super::nccl::Comm;
+use super::patience::{ABORT_PATIENCE, Waited};
+use super::stays::{Clock, Moment, Stay, has_come};
 use super::timer::Timer;
+use super::uploads::{self, Uploads};
+use crate::backend::Stayed;
+use crate::clock::monotonic_ns;
 use crate::shard::Dtype;
 
-/// Bytes of a weight that go through pinned memory at a time.
-const PIECE: usize = 16 << 20;
 /// How much later than a rank that failed its peers speak of it.
 const COURTESY: Duration = Duration::from_millis(300);
 /// How long a rank looks at the GPU without sleeping: longer than most steps of decoding.
@@ -35,6 +38,17 @@ struct Typed {
     blas: Blas,
 }
 
+/// How a GPU is used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Care {
+    /// What each call takes is asked for.
+    pub(super) timed: bool,
+    /// Bytes of a weight that go through pinned memory at a time.
+    pub(super) piece_bytes: usize,
+    /// How long it may take for what it has all it needs for.
+    pub(super) patience: Duration,
+}
+
 /// A GPU and what is loaded on it. One thread uses it.
 #[derive(Debug)]
 pub(super) struct Card {
@@ -45,18 +59,21 @@ pub(super) struct Card {
     folder: Utf8PathBuf,
     typed: OnceCell<Typed>,
     allocations: Cell<u64>,
+    clock: Clock,
+    /// The point from which on the GPU has all that it needs for what it was asked for last.
+    entered: RefCell<Option<Rc<Moment>>>,
     /// Where calls are timed.
     timer: Option<RefCell<Timer>>,
     /// The rank's groups: who waits looks at them.
     comms: RefCell<Vec<Rc<Comm>>>,
-    /// Two pieces of pinned memory, for weights to take turns.
-    pieces: RefCell<Option<[Pinned; 2]>>,
+    pub(super) care: Care,
+    /// While weights are loaded.
+    uploads: RefCell<Option<Uploads>>,
 }
 
 impl Card {
     /// Opens GPU `ordinal`; kernels that `folder` does not hold will be compiled into it.
-    /// `timed`: what each call takes is asked for.
-    pub(super) fn open(ordinal: usize, folder: &Utf8Path, timed: bool) -> Result<Self, CudaError> {
+    pub(super) fn open(ordinal: usize, folder: &Utf8Path, care: Care) -> Result<Self, CudaError> {
         for library in [Library::Driver, Library::Nvrtc, Library::Cublas] {
             require(library)?;
         }
@@ -69,15 +86,18 @@ impl Card {
         let stream = context.new_stream().map_err(driver("open a stream"))?;
         let multiprocessors = context.attribute(COUNT).map_err(driver("ask the GPU what it has"))?;
         Ok(Self {
+            clock: Clock::new(&context)?,
             context,
             stream,
             multiprocessors: multiprocessors as usize,
             folder: folder.to_owned(),
             typed: OnceCell::new(),
             allocations: Cell::new(0),
-            timer: timed.then(RefCell::default),
+            entered: RefCell::default(),
+            timer: care.timed.then(RefCell::default),
             comms: RefCell::default(),
-            pieces: RefCell::default(),
+            care,
+            uploads: RefCell::default(),
         })
     }
 
@@ -128,14 +148,44 @@ impl Card {
         self.timer.as_ref().map_or(Ok(()), |timer| timer.borrow_mut().mark(&self.stream, call))
     }
 
+    /// A step is about to be asked for.
+    pub(super) fn begin_step(&self) -> Result<(), CudaError> {
+        self.clock.compare()
+    }
+
     /// From here on calls are a step's.
     pub(super) fn begin_timing(&self) -> Result<(), CudaError> {
         self.timer.as_ref().map_or(Ok(()), |timer| timer.borrow_mut().begin(&self.stream))
     }
 
-    /// What the step's calls took so far, by kind; the stream must be through.
-    pub(super) fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
-        self.timer.as_ref().map_or(Ok(Vec::new()), |timer| timer.borrow().times())
+    /// What follows is a stage's own: who waits for it counts from here on.
+    pub(super) fn enter(&self) -> Result<Stay, CudaError> {
+        let stay = Stay::enter(&self.clock, &self.stream)?;
+        *self.entered.borrow_mut() = Some(Rc::clone(&stay.start));
+        Ok(stay)
+    }
+
+    /// All of it was asked for; with a time, it was waited for until then.
+    pub(super) fn leave(&self, stay: &mut Stay, done_ns: Option<u64>) -> Result<(), CudaError> {
+        if let Some(timer) = &self.timer {
+            stay.marks = timer.borrow_mut().take();
+        }
+        stay.leave(&self.clock, &self.stream, done_ns)
+    }
+
+    /// When a stay was, if it is over. One that lasts too long, or a group that fails, ends all groups of this rank.
+    pub(super) fn stayed(&self, stay: &mut Stay) -> Result<Option<Stayed>, CudaError> {
+        let what = "a stage's part of a step";
+        let is_over = stay.is_over(what, self.care.patience);
+        let is_over =
+            is_over.and_then(|is_over| if is_over { Ok(true) } else { self.look(what).map(|()| false) });
+        if !self.or_give_up(is_over)? {
+            return Ok(None);
+        }
+        let [start_ns, end_ns] = stay.times()?;
+        let marks = std::mem::take(&mut stay.marks);
+        let calls = self.timer.as_ref().map_or(Ok(Vec::new()), |timer| timer.borrow_mut().times(marks))?;
+        Ok(Some(Stayed { start_ns, end_ns, calls }))
     }
 
     /// Nanoseconds of each of some calls, from the end of the one before; when all before them is done.
@@ -210,29 +260,16 @@ impl Card {
         Pinned::new(&self.context, bytes)
     }
 
-    /// A buffer of these bytes: a piece is copied into pinned memory while the device takes the one before.
+    /// A buffer of these bytes, which the device may be still to read: a piece is copied into pinned memory while the device takes the one before.
     pub(super) fn upload(&self, parts: &[&[u8]], what: &'static str) -> Result<Buffer, CudaError> {
         let buffer = self.allocate(parts.iter().map(|part| part.len()).sum(), what)?;
-        let mut pieces = self.pieces.borrow_mut();
-        if pieces.is_none() {
-            *pieces = Some([self.pinned(PIECE)?, self.pinned(PIECE)?]);
-        }
-        let pieces = pieces.as_mut().expect("made above");
-        let mut sent = [None, None];
-        let mut to = 0;
-        let all = parts.iter().flat_map(|part| part.chunks(PIECE));
-        for (number, bytes) in all.enumerate() {
-            let (turn, piece) = (number % 2, &mut pieces[number % 2]);
-            if let Some(event) = sent[turn].take() {
-                let event: cudarc::driver::CudaEvent = event;
-                event.synchronize().map_err(driver("copy to the GPU"))?;
-            }
-            piece.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-            piece.send(&self.stream, &buffer, to, bytes.len())?;
-            sent[turn] = Some(self.stream.record_event(None).map_err(driver("copy to the GPU"))?);
-            to += bytes.len();
-        }
-        self.stream.synchronize().map_err(driver("copy to the GPU"))?;
+        let mut uploads = self.uploads.borrow_mut();
+        let uploads = match &mut *uploads {
+            Some(uploads) => uploads,
+            none => none.insert(Uploads::new(&self.context, self.care.piece_bytes)?),
+        };
+        let wait = |read: &CudaEvent| self.wait_for(read, uploads::WHAT);
+        self.or_give_up(uploads.send(&self.stream, &buffer, parts, wait))?;
         Ok(buffer)
     }
 
@@ -249,9 +286,13 @@ impl Card {
         }
     }
 
-    /// Gives up the memory that weights went through.
-    pub(super) fn end_uploads(&self) {
-        *self.pieces.borrow_mut() = None;
+    /// Waits for all that was uploaded, and gives up the memory that it went through.
+    pub(super) fn end_uploads(&self) -> Result<(), CudaError> {
+        if self.uploads.borrow().is_some() {
+            self.wait(uploads::WHAT)?;
+        }
+        *self.uploads.borrow_mut() = None;
+        Ok(())
     }
 
     /// Waiting looks at this group, too, from now on.
@@ -259,47 +300,55 @@ impl Card {
         self.comms.borrow_mut().push(Rc::clone(comm));
     }
 
-    /// Waits until the stream is through. A group that fails, or a GPU that is not done in time, ends all groups of this rank, so that
-    /// nothing hangs on it.
+    /// Waits until the stream is through. A group that fails, or a GPU that is not done in time, ends all groups of this rank.
     pub(super) fn wait(&self, what: &'static str) -> Result<(), CudaError> {
-        let waited = self.wait_watching(what);
-        if let Err(error) = &waited {
+        let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
+        self.or_give_up(event.map_err(driver(what)).and_then(|event| self.wait_for(&event, what)))
+    }
+
+    /// Where something failed, ends all groups of this rank, so that nothing hangs on it.
+    pub(super) fn or_give_up<T>(&self, result: Result<T, CudaError>) -> Result<T, CudaError> {
+        if let Err(error) = &result {
             let ends: Vec<_> = self.comms.borrow().iter().filter_map(|comm| comm.abort()).collect();
+            let until_ns = monotonic_ns() + ABORT_PATIENCE.as_nanos() as u64;
             for end in ends {
-                let _ = end.recv_timeout(ABORT_PATIENCE);
+                let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
+                let _ = end.recv_timeout(left);
             }
             if error.is_of_a_peer() {
                 // What went wrong there says more, and had better be heard first.
                 std::thread::sleep(COURTESY);
             }
         }
-        waited
+        result
     }
 
-    fn wait_watching(&self, what: &'static str) -> Result<(), CudaError> {
-        let event = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
-        let event = event.map_err(driver(what))?;
-        let mut waited = Waited::begin();
-        loop {
-            match event.try_is_complete() {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) if error.0 == CUresult::CUDA_ERROR_NOT_READY => {}
-                Err(error) => return Err(driver(what)(error)),
+    /// An error if a group has failed.
+    fn look(&self, what: &'static str) -> Result<(), CudaError> {
+        self.comms.borrow().iter().try_for_each(|comm| comm.look(what))
+    }
+
+    /// Waits until the stream has come to an event. Patience is for the GPU's own work: what that needs from other ranks may take as long as they
+    /// do, who watch themselves.
+    fn wait_for(&self, event: &CudaEvent, what: &'static str) -> Result<(), CudaError> {
+        let entered = self.entered.borrow().clone();
+        let mut in_all = Waited::begin();
+        let mut at_work: Option<Waited> = None;
+        while !has_come(event, what)? {
+            self.look(what)?;
+            if at_work.is_none() && entered.as_ref().map_or(Ok(true), |entered| entered.has_come(what))? {
+                at_work = Some(Waited::begin());
             }
-            for comm in self.comms.borrow().iter() {
-                comm.look(what)?;
+            if at_work.as_mut().is_some_and(|waited| waited.so_far() > self.care.patience) {
+                return Err(CudaError::Stuck { what, seconds: self.care.patience.as_secs_f64() });
             }
-            let so_far = waited.so_far();
-            if so_far > PATIENCE {
-                return Err(CudaError::Stuck { what, seconds: PATIENCE.as_secs_f64() });
-            }
-            if so_far > AWAKE {
+            if in_all.so_far() > AWAKE {
                 std::thread::sleep(Duration::from_micros(50));
             } else {
                 std::thread::yield_now();
             }
         }
+        Ok(())
     }
 
     /// The first values of a buffer, when the stream is through.

@@ -2,7 +2,8 @@
 //!
 //! Batches of a kind make the same calls with the same arguments: numbers that differ lie in memory, and lengths are rounded up. The first
 //! batch of a kind runs as it is, for it may allocate; the second is recorded; from the third on the recording runs. Whatever is
-//! allocated later ends all recordings, since addresses in them may be gone.
+//! allocated later ends all recordings, since addresses in them may be gone. Recordings take memory of the GPU, so that only so many are kept:
+//! the kind that was not seen for longest is forgotten, and begins anew when it comes again.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +34,21 @@ pub(super) fn kind(rows: usize, table_width: usize, keys_max: usize) -> Option<K
     })
 }
 
-/// Recordings of one rank.
-#[derive(Default)]
-pub(super) struct Graphs {
+/// A kind of batches.
+struct Known {
     /// `None`: a batch of this kind has run once.
-    recorded: BTreeMap<Kind, Option<CudaGraph>>,
+    graph: Option<CudaGraph>,
+    /// Which batch of all was the last of the kind.
+    seen: u64,
+}
+
+/// Recordings of one rank.
+pub(super) struct Graphs {
+    known: BTreeMap<Kind, Known>,
+    /// Kinds that are known at most.
+    kinds_max: usize,
+    /// Batches so far.
+    batches: u64,
     /// Allocations when they were made.
     allocations: u64,
     /// Batches that ran as recordings.
@@ -58,21 +69,39 @@ enum Turn {
 }
 
 impl Graphs {
+    /// None yet, and never of more than `kinds_max` kinds, which is one at least.
+    pub(super) fn new(kinds_max: usize) -> Self {
+        Self { known: BTreeMap::new(), kinds_max: kinds_max.max(1), batches: 0, allocations: 0, replays: 0 }
+    }
+
     /// Forgets recordings that addresses may be gone from.
     fn follow(&mut self, card: &Card) {
         if self.allocations != card.allocations() {
-            self.recorded.clear();
+            self.known.clear();
             self.allocations = card.allocations();
         }
     }
 
     fn turn(&mut self, card: &Card, kind: Kind) -> Turn {
         self.follow(card);
-        match self.recorded.get(&kind) {
+        self.batches += 1;
+        match self.known.get_mut(&kind) {
             None => Turn::Run,
-            Some(None) => Turn::Record,
-            Some(Some(_)) => Turn::Replay,
+            Some(known) => {
+                known.seen = self.batches;
+                if known.graph.is_some() { Turn::Replay } else { Turn::Record }
+            }
         }
+    }
+
+    /// A batch of this kind has run; the kind that was not seen for longest makes room for it.
+    fn get_to_know(&mut self, kind: Kind) {
+        while self.known.len() >= self.kinds_max {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.seen);
+            let Some(oldest) = oldest.map(|(kind, _)| *kind) else { break };
+            self.known.remove(&oldest);
+        }
+        self.known.insert(kind, Known { graph: None, seen: self.batches });
     }
 
     /// Runs `work`, or what was recorded of a batch of the same kind.
@@ -87,17 +116,17 @@ impl Graphs {
                 work()?;
                 // What it allocated is there for the next one.
                 self.follow(card);
-                self.recorded.insert(kind, None);
+                self.get_to_know(kind);
                 return Ok(());
             }
             Turn::Record => {
                 let graph = record(card, work)?;
                 assert_eq!(self.allocations, card.allocations(), "a recorded batch allocates nothing");
-                self.recorded.insert(kind, Some(graph));
+                self.known.insert(kind, Known { graph: Some(graph), seen: self.batches });
             }
             Turn::Replay => self.replays += 1,
         }
-        let graph = self.recorded.get(&kind).and_then(Option::as_ref).expect("it was recorded");
+        let graph = self.known.get(&kind).and_then(|known| known.graph.as_ref()).expect("it was recorded");
         graph.launch().map_err(driver("run a recorded step"))
     }
 }

@@ -18,6 +18,10 @@ pub struct Group {
 impl Group {
     /// Joins the others by a name that the first one makes up, and tells over the host's connections.
     pub(super) fn join(card: &Card, mesh: &Mesh, ranks: &[usize]) -> Result<Self, CudaError> {
+        card.or_give_up(Self::meet(card, mesh, ranks))
+    }
+
+    fn meet(card: &Card, mesh: &Mesh, ranks: &[usize]) -> Result<Self, CudaError> {
         if ranks.len() == 1 {
             return Ok(Self { comm: None });
         }
@@ -30,8 +34,9 @@ impl Group {
         let mut all = vec![0.0; ID_BYTES * ranks.len()];
         host.all_gather(&mine, &mut all)?;
         let id = std::array::from_fn(|index| all[index] as u8);
-        let comm = Rc::new(Comm::join(id, ranks.len(), host.rank())?);
+        let comm = Rc::new(Comm::begin(id, ranks.len(), host.rank(), card.care.patience)?);
         card.watch(&comm);
+        comm.joined()?;
         Ok(Self { comm: Some(comm) })
     }
 
@@ -44,7 +49,8 @@ impl Group {
     pub(super) fn all_reduce(&self, card: &Card, x: &Tensor) -> Result<(), CudaError> {
         match &self.comm {
             Some(comm) if x.values() > 0 => {
-                comm.all_reduce(x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+                let stream = card.stream.cu_stream().cast();
+                card.or_give_up(comm.all_reduce(x.pointer(), x.values(), values(card), stream))?;
                 card.mark("all-reduce")
             }
             _ => Ok(()),
@@ -56,7 +62,8 @@ impl Group {
         match &self.comm {
             Some(comm) if mine.values() > 0 => {
                 let stream = card.stream.cu_stream().cast();
-                comm.all_gather(mine.pointer(), all.pointer(), mine.values(), values(card), stream)?;
+                let (from, to) = (mine.pointer(), all.pointer());
+                card.or_give_up(comm.all_gather(from, to, mine.values(), values(card), stream))?;
                 card.mark("all-gather")
             }
             Some(_) => Ok(()),
@@ -66,13 +73,15 @@ impl Group {
 
     pub(super) fn send(&self, card: &Card, to: usize, x: &Tensor) -> Result<(), CudaError> {
         let comm = self.comm.as_ref().expect("nobody sends to itself");
-        comm.send(to, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+        let stream = card.stream.cu_stream().cast();
+        card.or_give_up(comm.send(to, x.pointer(), x.values(), values(card), stream))?;
         card.mark("send")
     }
 
     pub(super) fn recv(&self, card: &Card, from: usize, x: &Tensor) -> Result<(), CudaError> {
         let comm = self.comm.as_ref().expect("nobody receives from itself");
-        comm.recv(from, x.pointer(), x.values(), values(card), card.stream.cu_stream().cast())?;
+        let stream = card.stream.cu_stream().cast();
+        card.or_give_up(comm.recv(from, x.pointer(), x.values(), values(card), stream))?;
         // Waiting for the sender is the receiving's time, not that of the call after it.
         card.mark("recv")
     }

@@ -2,7 +2,8 @@
 //! Builds and starts where no CUDA is installed.
 //!
 //! ```text
-//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card -> {launch -> compile, blas, memory, nccl, timer} -> {library, error}
+//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card
+//! card -> {launch -> compile, blas, nccl, uploads -> memory, stays -> timer} -> {library, patience, error}
 //! hardware -> {library, peer_links -> nvml}
 //! ```
 
@@ -22,10 +23,13 @@ mod memory;
 mod nccl;
 mod nvml;
 mod nvrtc;
+mod patience;
 mod peer_links;
 mod scratch;
+mod stays;
 mod tensor;
 mod timer;
+mod uploads;
 mod wheels;
 
 pub use backend::{Cuda, Options};
@@ -34,4 +38,5 @@ pub use error::CudaError;
 pub use hardware::hardware;
 pub use library::{check, device_count};
 pub use nvml::NoNvml;
+pub use patience::patience;
 pub use peer_links::no_nvml;

@@ -16,17 +16,12 @@ use cudarc::nccl::sys::{
 
 use super::error::{CudaError, nccl};
 use super::library::{Library, Missing, entry, require};
-use crate::clock::monotonic_ns;
+use super::patience::Waited;
 
-/// How long a rank waits for the others of its group, or for the GPU, before it gives up.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a rank waits for the others to start and open their GPUs.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
-/// How long the end of a group may take at the end of a run, and where something has gone wrong.
+/// How long the end of a group may take at the end of a run.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-pub(super) const ABORT_PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks there is never more time than this, unless the process was stopped.
-const LOOK_NS_MAX: u64 = 200_000_000;
 /// Bytes of a group's name.
 pub(super) const ID_BYTES: usize = 128;
 
@@ -90,30 +85,6 @@ impl Api {
     }
 }
 
-/// How long somebody has waited, by looks: time in which nobody looks does not count, for the process was stopped then, and with it much
-/// of what it waits for.
-pub(super) struct Waited {
-    looked_ns: u64,
-    waited_ns: u64,
-}
-
-impl Waited {
-    pub(super) fn begin() -> Self {
-        Self { looked_ns: monotonic_ns(), waited_ns: 0 }
-    }
-
-    /// Looks, and says how long it has been.
-    pub(super) fn so_far(&mut self) -> Duration {
-        self.look(monotonic_ns())
-    }
-
-    fn look(&mut self, now: u64) -> Duration {
-        self.waited_ns += now.saturating_sub(self.looked_ns).min(LOOK_NS_MAX);
-        self.looked_ns = now;
-        Duration::from_nanos(self.waited_ns)
-    }
-}
-
 /// A new group's name, for its first rank to tell the others.
 pub(super) fn unique_id() -> Result<[u8; ID_BYTES], CudaError> {
     let api = Api::get()?;
@@ -138,6 +109,8 @@ pub(super) struct Comm {
     /// Ranks of the group.
     pub(super) size: usize,
     aborted: Cell<bool>,
+    /// How long a call may take to be queued.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Comm {
@@ -150,8 +123,13 @@ impl std::fmt::Debug for Comm {
 pub(super) type Values = ncclDataType_t;
 
 impl Comm {
-    /// Joins the group of this name as rank `me`; returns when all have.
-    pub(super) fn join(id: [u8; ID_BYTES], size: usize, me: usize) -> Result<Self, CudaError> {
+    /// Begins to join the group of this name as rank `me`.
+    pub(super) fn begin(
+        id: [u8; ID_BYTES],
+        size: usize,
+        me: usize,
+        patience: Duration,
+    ) -> Result<Self, CudaError> {
         let api = Api::get()?;
         let id = ncclUniqueId { internal: id.map(|byte| byte as _) };
         let mut config = config();
@@ -159,9 +137,12 @@ impl Comm {
         // SAFETY: all pointers are to variables of their types; the context of this thread is the rank's own.
         let code = unsafe { (api.init)(&raw mut raw, size as c_int, id, me as c_int, &raw mut config) };
         check("bring GPUs together", code)?;
-        let comm = Self { api, raw, size, aborted: Cell::new(false) };
-        comm.settle_within("bring GPUs together", JOIN_PATIENCE)?;
-        Ok(comm)
+        Ok(Self { api, raw, size, aborted: Cell::new(false), patience })
+    }
+
+    /// Waits until all have joined.
+    pub(super) fn joined(&self) -> Result<(), CudaError> {
+        self.settle_within("bring GPUs together", JOIN_PATIENCE)
     }
 
     /// What has gone wrong since the last call, or is still going on.
@@ -179,7 +160,7 @@ impl Comm {
 
     /// Waits until a call is really queued: the first one between two ranks connects them.
     fn settle(&self, what: &'static str) -> Result<(), CudaError> {
-        self.settle_within(what, PATIENCE)
+        self.settle_within(what, self.patience)
     }
 
     fn settle_within(&self, what: &'static str, patience: Duration) -> Result<(), CudaError> {
@@ -319,19 +300,5 @@ fn config() -> ncclConfig_t {
         graphUsageMode: UNDEFINED,
         numRmaCtx: UNDEFINED,
         maxP2pPeers: UNDEFINED,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_hour_without_a_look_is_not_waited() {
-        let ms = 1_000_000;
-        let mut waited = Waited { looked_ns: 5, waited_ns: 0 };
-        (1..=100).for_each(|look| assert_eq!(waited.look(5 + look * ms), Duration::from_millis(look)));
-        assert_eq!(waited.look(3_600_000 * ms), Duration::from_millis(300));
-        assert_eq!(waited.look(3_600_001 * ms), Duration::from_millis(301));
     }
 }

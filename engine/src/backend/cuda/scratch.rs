@@ -1,10 +1,13 @@
 //! Buffers that are kept from step to step and only grow, so that after the first large step nothing is allocated. Knows no kernel.
 
+use std::collections::VecDeque;
+
 use cudarc::driver::CudaEvent;
 
 use super::card::Card;
 use super::error::{CudaError, driver};
 use super::memory::{Buffer, Pinned};
+use super::stays::has_come;
 
 /// One buffer for values that do not outlive a call.
 #[derive(Debug, Default)]
@@ -37,25 +40,19 @@ pub(super) fn grow(
 /// Numbers that the host tells the device once a step, by way of pinned memory.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
-    pinned: Option<Pinned>,
+    /// Pinned memory, in the order of its use, and the point at which the device has read it: as many as there are steps under way.
+    pinned: VecDeque<(Pinned, CudaEvent)>,
     buffer: Option<Buffer>,
-    /// The device has read the pinned memory.
-    read: Option<CudaEvent>,
 }
 
 impl Upload {
-    /// Queues a copy of these numbers, one list after the other; the first one's address. The host does not wait, unless it is here again
-    /// before the device was.
+    /// Queues a copy of these numbers, one list after the other; the first one's address. The host does not wait: steps that were asked for and
+    /// are still to come have read theirs from pinned memory of their own, and kernels theirs before the device writes the next.
     pub(super) fn send(&mut self, card: &Card, lists: &[&[u32]]) -> Result<u64, CudaError> {
-        if let Some(read) = self.read.take() {
-            read.synchronize().map_err(driver("tell the GPU of a step"))?;
-        }
         let bytes = 4 * lists.iter().map(|list| list.len()).sum::<usize>();
-        if self.pinned.as_ref().is_none_or(|pinned| pinned.bytes() < bytes) {
-            self.pinned = Some(card.pinned(bytes.next_power_of_two())?);
-        }
+        let mut pinned = self.pinned(card, bytes)?;
         let to = grow(&mut self.buffer, card, bytes.next_power_of_two(), "the description of a step")?;
-        let (Some(pinned), Some(buffer)) = (&mut self.pinned, &self.buffer) else { return Ok(to) };
+        let Some(buffer) = &self.buffer else { return Ok(to) };
         let mut rest = &mut pinned.as_mut_slice()[..bytes];
         for list in lists {
             let (own, after) = rest.split_at_mut(4 * list.len());
@@ -64,7 +61,19 @@ impl Upload {
         }
         pinned.send(&card.stream, buffer, 0, bytes)?;
         let read = card.stream.record_event(None).map_err(driver("tell the GPU of a step"))?;
-        self.read = Some(read);
+        self.pinned.push_back((pinned, read));
         Ok(to)
+    }
+
+    /// Pinned memory that the device is past.
+    fn pinned(&mut self, card: &Card, bytes: usize) -> Result<Pinned, CudaError> {
+        if let Some((_, read)) = self.pinned.front()
+            && has_come(read, "tell the GPU of a step")?
+            && let Some((pinned, _)) = self.pinned.pop_front()
+            && pinned.bytes() >= bytes
+        {
+            return Ok(pinned);
+        }
+        card.pinned(bytes.next_power_of_two())
     }
 }

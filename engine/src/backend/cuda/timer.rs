@@ -7,11 +7,13 @@ use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::error::{CudaError, driver};
 
-/// Calls of a step, and events to use again.
+/// Calls, each with the event behind it; the first one is no call but the step's beginning.
+pub(super) type Marks = Vec<(&'static str, CudaEvent)>;
+
+/// Calls of the step that is being asked for, and events to use again.
 #[derive(Debug, Default)]
 pub(super) struct Timer {
-    /// A call, and the event behind it; the first one is no call but the step's beginning.
-    marks: Vec<(&'static str, CudaEvent)>,
+    marks: Marks,
     spare: Vec<CudaEvent>,
 }
 
@@ -36,26 +38,38 @@ impl Timer {
         Ok(())
     }
 
+    /// The step's calls so far.
+    pub(super) fn take(&mut self) -> Marks {
+        std::mem::take(&mut self.marks)
+    }
+
     /// For each kind of call, in order of the first: how many, and nanoseconds from the end of the call before to their own. The stream
-    /// must be through.
-    pub(super) fn times(&self) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
+    /// must be past them; their events are used again.
+    pub(super) fn times(&mut self, marks: Marks) -> Result<Vec<(&'static str, u32, u64)>, CudaError> {
         let mut times = Vec::<(&'static str, u32, u64)>::new();
-        for timed in self.each() {
+        for timed in between(&marks) {
             let (call, ns) = timed?;
             match times.iter_mut().find(|(known, ..)| *known == call) {
                 Some((_, calls, total)) => (*calls, *total) = (*calls + 1, *total + ns),
                 None => times.push((call, 1, ns)),
             }
         }
+        self.spare.extend(marks.into_iter().map(|(_, event)| event));
         Ok(times)
     }
 
     /// Each call, and nanoseconds from the end of the call before to its own. The stream must be through.
     pub(super) fn each(&self) -> impl Iterator<Item = Result<(&'static str, u64), CudaError>> {
-        let between = |[(_, before), (call, after)]: &[(&'static str, CudaEvent); 2]| {
-            let ms = before.elapsed_ms(after).map_err(driver("time the GPU"));
-            ms.map(|ms| (*call, (f64::from(ms) * 1e6) as u64))
-        };
-        self.marks.array_windows().map(between)
+        between(&self.marks)
     }
+}
+
+fn between(
+    marks: &[(&'static str, CudaEvent)],
+) -> impl Iterator<Item = Result<(&'static str, u64), CudaError>> {
+    let pair = |[(_, before), (call, after)]: &[(&'static str, CudaEvent); 2]| {
+        let ms = before.elapsed_ms(after).map_err(driver("time the GPU"));
+        ms.map(|ms| (*call, (f64::from(ms) * 1e6) as u64))
+    };
+    marks.array_windows().map(pair)
 }

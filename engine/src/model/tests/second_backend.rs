@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use thiserror::Error;
 
 use crate::backend::cpu::{self, Activations, Cpu, Embedding, KvCache, Linear, Norm, RotaryTable};
-use crate::backend::{AttentionShape, Backend, Part, Span};
+use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
 use crate::comm::{Alone, CommError, Mesh};
 use crate::model::{Dummy, KvSpec, ModelConfig, ModelError, Stage, StagePlan};
 use crate::shape::{Family, ModelShape};
@@ -52,6 +52,7 @@ impl Backend for Recorder {
     type KvCache = KvCache;
     type Batch<'a> = cpu::Batch<'a>;
     type Group = Alone;
+    type Stay = Stayed;
     const HEAD_DIM_MAX: usize = 64;
 
     fn has_room(&self, _: u64) -> bool {
@@ -112,6 +113,18 @@ impl Backend for Recorder {
 
     fn rows(&self, batch: &Self::Batch<'_>) -> usize {
         self.cpu.rows(batch)
+    }
+
+    fn enter(&self, now_ns: u64) -> Result<Stayed, Refusal> {
+        Ok(self.cpu.enter(now_ns)?)
+    }
+
+    fn leave(&self, stay: &mut Stayed, now_ns: u64, is_done: bool) -> Done {
+        Ok(self.cpu.leave(stay, now_ns, is_done)?)
+    }
+
+    fn stayed(&self, stay: &mut Stayed) -> Result<Option<Stayed>, Refusal> {
+        Ok(self.cpu.stayed(stay)?)
     }
 
     fn reshape(&self, x: &mut Activations, rows: usize, width: usize) -> Done {
