@@ -91,6 +91,22 @@ fn mistakes_end_with_code_2_and_say_what_is_wrong() {
         (&["--pp", "9"], "pp"),
         (&["--prompt-ids", "1,250"], "expected token ids below 250, found `250`"),
         (&["--kv-blocks", "1", "--max-tokens", "64"], "found 1 blocks"),
+        (&["--temperature", "-0.1"], "expected a number from 0 to 2, found -0.1"),
+        (&["--temperature", "2.5"], "expected a number from 0 to 2, found 2.5"),
+        (&["--temperature", "NaN"], "expected a number from 0 to 2, found NaN"),
+        (&["--temperature", "warm"], "expected a number from 0 to 2, found warm"),
+        (&["--top-p", "0"], "expected a number above 0 and up to 1, found 0"),
+        (&["--top-p", "1.1"], "expected a number above 0 and up to 1, found 1.1"),
+        (&["--top-p", "nan"], "expected a number above 0 and up to 1, found nan"),
+        (
+            &["--tp", "2", "--cores", "0"],
+            "--cores: expected 2 cores, one for each of 1 threads of 2 ranks, found 1",
+        ),
+        (&["--tp", "2", "--cores", "0,1023"], "--cores: expected cores that this host lets the process use"),
+        (
+            &["--threads", "2", "--cores", "0,0"],
+            "--cores: expected a core of its own for each thread of rank 0, found [0, 0]",
+        ),
     ] {
         let output = generate("falcon-new", &[vec![1, 2, 3]], more).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
@@ -190,6 +206,19 @@ fn a_measured_trial_leaves_the_files_of_a_simulated_one() {
     let (code, _, err) = trial.run(&["cluster", "--platform", "platform.yaml", "--out", "simulated.json"]);
     assert_eq!(code, Some(2), "no costs, nothing to simulate with");
     assert!(err.contains("costs to simulate with"), "{err}");
+}
+
+/// Some message is late by some nanoseconds, always.
+#[test]
+fn a_trial_whose_messages_were_late_is_refused_and_leaves_no_result() {
+    let trial = Trial::new("emulate: {time_scale: 1, bytes_per_value: 2, late_max: 1e-9}");
+    let (code, out, err) = trial.run(&TRIAL);
+    assert_eq!(code, Some(1), "{err}");
+    let said = "error: the trial is invalid: its messages over emulated links were late by ";
+    assert!(err.contains(said) && err.contains("runtime.emulate.time_scale"), "{err}");
+    assert!(!out.contains("requests completed"), "{out}");
+    let left: Vec<_> = fs_err::read_dir(trial.dir.path().join("trial")).unwrap().collect();
+    assert!(left.is_empty(), "expected no result: {left:?}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use chariot_engine::units::SeqId;
 use chariot_engine::workload::prompt_tokens;
 
 use super::choice::of_platform;
+use super::cores::missing;
 use super::files::{Output, mistake, write_json};
 use super::gpu_selftest::before_measuring;
 use super::nodes::{Node, nodes_of, places_of};
@@ -186,19 +187,10 @@ pub(super) fn check_cores(file: &Utf8Path, within: &str, runtime: &Runtime) -> a
     if !runtime.places.is_empty() {
         return Ok(());
     }
-    let own =
-        nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).context("ask for this host's cores")?;
-    let missing = runtime.cores.iter().flatten().find(|core| !own.is_set(**core as usize).unwrap_or(false));
-    let Some(missing) = missing else { return Ok(()) };
-    let there: Vec<String> = (0..nix::sched::CpuSet::count())
-        .filter(|core| own.is_set(*core).unwrap_or(false))
-        .map(|core| core.to_string())
-        .collect();
-    let what = format!(
-        "{within}runtime.cores: expected cores that this host lets the process use ({}), found {missing}",
-        there.join(", ")
-    );
-    Err(mistake(file, what))
+    match missing(&cores_of(runtime).concat())? {
+        None => Ok(()),
+        Some(what) => Err(mistake(file, format_args!("{within}runtime.cores: {what}"))),
+    }
 }
 
 fn serve(
@@ -279,7 +271,41 @@ fn check_lateness(emulation: Option<Emulation>, summary: &Summary) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use chariot_engine::units::Nanos;
+
     use super::*;
+
+    #[test]
+    fn a_trial_whose_messages_were_late_is_refused() {
+        let emulation = |compute_scale| Emulation {
+            time_scale: 4.0,
+            bytes_per_value: 2.0,
+            compute_scale,
+            late_max: 0.05,
+        };
+        let summary = |late| Summary {
+            messages: 9,
+            planned: Nanos(2_000_000_000),
+            late: Nanos(late),
+            ..Summary::default()
+        };
+        assert!(check_lateness(None, &summary(u64::MAX)).is_ok(), "links that are not emulated keep no plan");
+        assert!(check_lateness(Some(emulation(None)), &Summary::default()).is_ok(), "no message was late");
+        assert!(check_lateness(Some(emulation(None)), &summary(100_000_000)).is_ok(), "5 % may be");
+        for (compute_scale, what, which) in [
+            (None, "messages over emulated links", "time_scale"),
+            (Some(8.0), "steps on emulated devices", "compute_scale"),
+        ] {
+            let refused = check_lateness(Some(emulation(compute_scale)), &summary(104_000_000));
+            assert_eq!(
+                refused.map_err(|error| error.to_string()),
+                Err(format!(
+                    "the trial is invalid: its {what} were late by 5.2 % of their planned 2.0 s, expected at most 5.0 %; \
+                     run it on a quieter machine, or with a larger runtime.emulate.{which}"
+                ))
+            );
+        }
+    }
 
     #[test]
     fn a_trial_on_a_slowed_core_is_refused_if_that_was_asked_for() {

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::bench::STEP_BY;
 use super::choice::Choice;
+use super::cores::Cores;
 use super::files::{mistake, read, wrong};
 use super::say;
 
@@ -56,6 +57,8 @@ pub(super) struct Args {
     /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
+    #[command(flatten)]
+    cores: Cores,
     /// Prompt tokens of a batch
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     chunk: u32,
@@ -65,11 +68,11 @@ pub(super) struct Args {
     /// Ranks talk over TCP rather than shared memory
     #[arg(long)]
     tcp: bool,
-    /// Divides the logits; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    /// Divides the logits, up to 2; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true, value_parser = temperature)]
     temperature: f32,
-    /// Draw among the fewest tokens that hold this much probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    /// Draw among the fewest tokens that hold this much probability, above 0 and up to 1
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = top_p)]
     top_p: f32,
     /// Of the draws
     #[arg(long, value_name = "SEED", default_value_t = 0)]
@@ -83,6 +86,17 @@ pub(super) struct Args {
     /// Print JSON: token ids, timings in milliseconds, and how often a sequence lost its KV blocks to others and was recomputed (`preemptions`)
     #[arg(long)]
     json: bool,
+}
+
+/// As `serve` takes it.
+fn temperature(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|number| (0.0..=2.0).contains(number));
+    number.ok_or_else(|| format!("expected a number from 0 to 2, found {text}"))
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    let number = text.parse::<f32>().ok().filter(|number| *number > 0.0 && *number <= 1.0);
+    number.ok_or_else(|| format!("expected a number above 0 and up to 1, found {text}"))
 }
 
 /// What came of one prompt.
@@ -129,7 +143,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     Division::new(&config.shape, parallel).map_err(wrong)?;
     let scheduler = scheduler(args, &prompts)?;
     let backend = args.backend.choose(parallel.ranks())?;
-    let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
+    let cores = args.cores.of_ranks(backend, parallel.ranks(), args.threads)?;
+    let mut executor =
+        launch(&args.model, backend, parallel, args.threads, cores, args.tcp, scheduler.config())?;
     if args.logits {
         executor = executor.keep_logits();
     }
@@ -205,12 +221,13 @@ pub(super) fn local(backend: BackendName, parallel: Parallel, threads: u32, tcp:
     }
 }
 
-/// Starts workers for a model's folder.
+/// Starts workers for a model's folder. `cores`: each rank's, or none.
 pub(super) fn launch(
     model: &Utf8Path,
     backend: BackendName,
     parallel: Parallel,
     threads: u32,
+    cores: Vec<Vec<usize>>,
     tcp: bool,
     scheduler: &SchedulerConfig,
 ) -> anyhow::Result<RuntimeExecutor> {
@@ -219,6 +236,7 @@ pub(super) fn launch(
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
         max_model_len: scheduler.max_model_len,
         batch_tokens: scheduler.batch_tokens_fitting(),
+        cores,
         ..local(backend, parallel, threads, tcp)
     };
     let program = std::env::current_exe().context("find this executable")?;

@@ -4,6 +4,7 @@ mod bench;
 mod bench_model;
 mod choice;
 mod cluster;
+mod cores;
 mod devices;
 mod files;
 mod generate;

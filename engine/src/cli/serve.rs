@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::choice::Choice;
+use super::cores::Cores;
 use super::files::{mistake, read, wrong};
 use super::generate::{launch, local};
 use super::say;
@@ -65,6 +66,8 @@ pub(super) struct Args {
     /// Compute threads of a rank (CPU)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
+    #[command(flatten)]
+    cores: Cores,
     /// KV blocks of 16 tokens
     #[arg(long, value_name = "N", conflicts_with = "kv_memory", value_parser = clap::value_parser!(u32).range(1..))]
     kv_blocks: Option<u32>,
@@ -147,6 +150,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let parallel = Parallel { tp: args.tp, pp: args.pp };
     let division = Division::new(&config.shape, parallel).map_err(wrong)?;
     let backend = args.backend.choose(parallel.ranks())?;
+    let cores = args.cores.of_ranks(backend, parallel.ranks(), args.threads)?;
     let scheduler = scheduler(args, &config, &members, &division, backend)?;
     let max_model_len = scheduler.config().max_model_len;
     let name = args.served_model_name.clone().unwrap_or_else(|| folder.to_owned());
@@ -159,7 +163,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| wrong(format_args!("--host, --port: listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
     let blocks = scheduler.config().blocks;
-    let mut executor = launch(&args.model, backend, parallel, args.threads, args.tcp, scheduler.config())?;
+    let mut executor =
+        launch(&args.model, backend, parallel, args.threads, cores, args.tcp, scheduler.config())?;
     executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
     executor.start();
     let limits = Limits {

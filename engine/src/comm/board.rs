@@ -18,6 +18,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::CommError;
+use super::activity::Activity;
 use super::mapping::Mapping;
 use super::patience::Patience;
 use super::reduce::{part, sum_rows};
@@ -65,6 +66,8 @@ pub(super) struct Boards {
     /// By members, one bit each; the boards this rank has used.
     known: BTreeMap<u64, Option<Board>>,
     rows: Vec<f32>,
+    /// Where this rank says whom it waits for.
+    activity: Arc<Activity>,
 }
 
 /// One group's board, and how far this rank has come on it.
@@ -95,7 +98,13 @@ impl Boards {
         world: usize,
         patience: Patience,
     ) -> Self {
-        Self { map, start, rank, world, patience, known: BTreeMap::new(), rows: Vec::new() }
+        let (known, rows, activity) = (BTreeMap::new(), Vec::new(), Arc::default());
+        Self { map, start, rank, world, patience, known, rows, activity }
+    }
+
+    /// From now on, this rank says there whom it waits for.
+    pub(super) fn tell(&mut self, activity: &Arc<Activity>) {
+        self.activity = Arc::clone(activity);
     }
 
     /// Whether this group has a board; every member finds the same answer.
@@ -306,10 +315,17 @@ impl Turn<'_> {
         }
     }
 
+    /// A member that has not come to the barrier; this rank, should all have.
+    fn missing(&self, passed: u32) -> usize {
+        let missing = self.ranks.iter().find(|rank| self.at(**rank).load(Ordering::SeqCst) != passed);
+        missing.copied().unwrap_or(self.boards.rank)
+    }
+
     fn sleep(&self, passed: u32) -> Result<(), CommError> {
         let (generation, sleepers) = (self.word(2, 0), self.word(2, 1));
         let began = monotonic_ns();
         let nap = Timespec { tv_sec: 0, tv_nsec: i64::from(NAP.subsec_nanos()) };
+        let pause = self.boards.activity.waits_for(self.missing(passed));
         loop {
             sleepers.fetch_add(1, Ordering::SeqCst);
             if generation.load(Ordering::SeqCst) != passed {
@@ -320,9 +336,9 @@ impl Turn<'_> {
             if generation.load(Ordering::SeqCst) == passed {
                 return Ok(());
             }
+            let peer = self.missing(passed);
+            pause.now_waits_for(peer);
             if monotonic_ns() - began > self.boards.patience.timeout.as_nanos() as u64 {
-                let missing = self.ranks.iter().find(|rank| self.at(**rank).load(Ordering::SeqCst) != passed);
-                let peer = missing.copied().unwrap_or(self.boards.rank);
                 return Err(CommError::Timeout { peer, seconds: self.boards.patience.timeout.as_secs_f64() });
             }
         }

@@ -4,6 +4,9 @@
 //! `scale` times slower than a core of the host, by the processor time that the rank has used; a host with fewer cores than ranks then
 //! has the time to compute for all of them, and no rank's work makes another's messages late.
 
+use std::sync::Arc;
+
+use super::activity::{Activity, Doing};
 use super::links::Lateness;
 use crate::clock::{SPUN_BRIEFLY_NS, SPUN_EXACTLY_NS, monotonic_ns, sleep_until, thread_cpu_ns};
 
@@ -18,12 +21,18 @@ pub(super) struct Device {
     /// When the step under way began on the device.
     began_ns: u64,
     lateness: Lateness,
+    activity: Arc<Activity>,
 }
 
 impl Device {
     /// A device that computes `compute_scale` times slower than the host, or that is the host.
-    pub(super) fn new(compute_scale: Option<f64>) -> Self {
-        Self { compute_scale, ..Self::default() }
+    pub(super) fn new(compute_scale: Option<f64>, activity: Arc<Activity>) -> Self {
+        Self { compute_scale, activity, ..Self::default() }
+    }
+
+    /// From now on, the rank says there when it waits for its device.
+    pub(super) fn tell(&mut self, activity: &Arc<Activity>) {
+        self.activity = Arc::clone(activity);
     }
 
     /// A step was sent at `sent_ns`; until then the device waited.
@@ -48,6 +57,7 @@ impl Device {
     /// now, and the rank has the rest of the step to catch up.
     pub(super) fn message(&mut self, end_ns: u64, planned_ns: u64) {
         let is_host = self.compute_scale.is_none();
+        let _pause = self.activity.pause(Doing::Pacing);
         sleep_until(end_ns, if is_host { SPUN_EXACTLY_NS } else { SPUN_BRIEFLY_NS });
         self.lateness.messages += 1;
         if is_host {
@@ -62,6 +72,7 @@ impl Device {
     pub(super) fn finish(&mut self) -> u64 {
         let end_ns = self.now_ns();
         if self.compute_scale.is_some() {
+            let _pause = self.activity.pause(Doing::Pacing);
             sleep_until(end_ns, SPUN_BRIEFLY_NS);
             self.lateness.add(end_ns - self.began_ns, monotonic_ns() - end_ns);
         }

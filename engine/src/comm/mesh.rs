@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 
+use super::activity::Activity;
 use super::device::Device;
 use super::group::Group;
 use super::links::{Lateness, Links};
@@ -23,11 +24,14 @@ pub struct Mesh {
     links: Option<Arc<Links>>,
     /// Groups of one rank share it, as they do the connections.
     device: Arc<Mutex<Device>>,
+    /// Where this rank says what it waits for.
+    activity: Arc<Activity>,
 }
 
 impl Mesh {
     fn new(wire: impl Wire + 'static) -> Self {
-        Self { wire: Arc::new(Mutex::new(wire)), links: None, device: Arc::default() }
+        let (device, activity) = (Arc::default(), Arc::default());
+        Self { wire: Arc::new(Mutex::new(wire)), links: None, device, activity }
     }
 
     /// Through the memory that [`shm::create`] made for `world` ranks. Calls fail when a peer has not answered in time.
@@ -51,10 +55,17 @@ impl Mesh {
         Ok(Self::new(listener.join(rank, peers, secret, timeout)?))
     }
 
+    /// From now on, this rank says there what it waits for.
+    pub fn tell(&mut self, activity: &Arc<Activity>) {
+        self.wire.lock().expect("the one thread of a rank has not panicked").tell(activity);
+        self.device().tell(activity);
+        self.activity = Arc::clone(activity);
+    }
+
     /// From now on, new groups take the time that `links` says.
     pub fn emulate(&mut self, links: Links) {
         sleep_exactly();
-        self.device = Arc::new(Mutex::new(Device::new(links.compute_scale)));
+        self.device = Arc::new(Mutex::new(Device::new(links.compute_scale, Arc::clone(&self.activity))));
         self.links = Some(Arc::new(links));
     }
 

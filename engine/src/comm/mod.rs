@@ -7,6 +7,7 @@
 //! A `Mesh` is a rank's end of the connections to all others; a `Group` is some of them, in an order of its own. One thread uses a
 //! rank's groups in turn.
 
+mod activity;
 mod alone;
 mod board;
 mod device;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use activity::{Activity, Doing, Seen};
 pub use alone::Alone;
 pub use links::{Lateness, LinkClass, Links};
 pub use mesh::Mesh;

@@ -104,19 +104,21 @@ impl Peers<'_> {
     /// For groups of a power of two.
     pub(super) fn halving(&mut self, data: &mut [f32], scratch: &mut Vec<f32>) -> Result<(), CommError> {
         let mut mine = 0..data.len();
-        let mut given = Vec::new();
+        // Each halving gives one range away.
+        let (mut given, mut halvings) = ([const { 0..0 }; usize::BITS as usize], 0);
         let mut distance = self.ranks.len() / 2;
         while distance > 0 {
             let middle = mine.start + mine.len() / 2;
             let (lower, upper) = (mine.start..middle, middle..mine.end);
             let (kept, other) = if self.me & distance == 0 { (lower, upper) } else { (upper, lower) };
             self.exchange(self.me ^ distance, data, other.clone(), kept.clone(), Some(scratch))?;
-            given.push(other);
+            given[halvings] = other;
+            halvings += 1;
             mine = kept;
             distance /= 2;
         }
         let mut distance = 1;
-        while let Some(other) = given.pop() {
+        for other in given[..halvings].iter().rev() {
             self.exchange(self.me ^ distance, data, mine.clone(), other.clone(), None)?;
             mine = mine.start.min(other.start)..mine.end.max(other.end);
             distance *= 2;

@@ -20,6 +20,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use super::CommError;
+use super::activity::Activity;
 use super::board::{self, Boards};
 use super::mapping::Mapping;
 use super::patience::Patience;
@@ -65,6 +66,8 @@ pub(super) struct Shared {
     rank: usize,
     world: usize,
     patience: Patience,
+    /// Where this rank says whom it waits for.
+    activity: Arc<Activity>,
 }
 
 impl Shared {
@@ -76,7 +79,7 @@ impl Shared {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let boards = Boards::new(Arc::clone(&map), world * world * PAIR, rank, world, patience);
-        Ok(Self { map, boards, rank, world, patience })
+        Ok(Self { map, boards, rank, world, patience, activity: Arc::default() })
     }
 
     fn ring(&self, from: usize, to: usize) -> Ring<'_> {
@@ -91,6 +94,11 @@ impl Wire for Shared {
 
     fn world(&self) -> usize {
         self.world
+    }
+
+    fn tell(&mut self, activity: &Arc<Activity>) {
+        self.boards.tell(activity);
+        self.activity = Arc::clone(activity);
     }
 
     fn boards(&mut self) -> Option<&mut Boards> {
@@ -127,6 +135,7 @@ impl Shared {
             return Ok(bytes);
         }
         let began = monotonic_ns();
+        let _pause = self.activity.waits_for(peer);
         loop {
             if let Some(bytes) = ring.sleep(half) {
                 return Ok(bytes);

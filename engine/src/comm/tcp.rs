@@ -5,32 +5,47 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::CommError;
+use super::activity::Activity;
 use super::secret::{Secret, Side};
 use super::wire::Wire;
 use crate::clock::monotonic_ns;
 
 /// How long who connects may take to prove itself.
 const GREETING: Duration = Duration::from_secs(5);
+/// How often a rank that waits for its peers looks for new connections.
+const LOOK: Duration = Duration::from_millis(1);
 /// Bytes taken off the wire at once.
 const READ: usize = 1 << 16;
+/// Looks into an empty inbox before a rank sleeps: what is on its way is often there within some microseconds.
+const LOOKS: u32 = 10;
 
 /// Where a rank's peers reach it.
 #[derive(Debug)]
-pub struct Listener(TcpListener);
+pub struct Listener {
+    socket: TcpListener,
+    /// Where this rank says whom it waits for.
+    activity: Arc<Activity>,
+}
 
 impl Listener {
     /// Listens on any free port of `ip`.
     pub fn bind(ip: IpAddr) -> io::Result<Self> {
-        TcpListener::bind((ip, 0)).map(Self)
+        Ok(Self { socket: TcpListener::bind((ip, 0))?, activity: Arc::default() })
     }
 
     /// What to tell the peers.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
+    }
+
+    /// From now on, this rank says there whom it waits for.
+    pub fn tell(&mut self, activity: &Arc<Activity>) {
+        self.activity = Arc::clone(activity);
     }
 
     /// Connects with all peers, whose addresses are given in order of ranks: it calls those below `rank` and waits for those above.
@@ -43,31 +58,62 @@ impl Listener {
     ) -> Result<Sockets, CommError> {
         let mut links: Vec<Option<Link>> = (0..peers.len()).map(|_| None).collect();
         for (peer, address) in peers.iter().enumerate().take(rank) {
+            let _pause = self.activity.waits_for(peer);
             let link = call(rank, *address, secret, timeout);
             links[peer] = Some(link.map_err(|source| CommError::on_connection(peer, timeout, source))?);
         }
-        let deadline = monotonic_ns() + timeout.as_nanos() as u64;
+        self.await_callers(rank, &mut links, secret, timeout)?;
+        Ok(Sockets { rank, links, timeout, activity: self.activity })
+    }
+
+    /// Lets in all peers above `rank`, whatever order they come in and whoever else connects.
+    fn await_callers(
+        &self,
+        rank: usize,
+        links: &mut [Option<Link>],
+        secret: &Secret,
+        timeout: Duration,
+    ) -> Result<(), CommError> {
         let own = |source| CommError::Io { peer: rank, source };
-        self.0.set_nonblocking(true).map_err(own)?;
-        while let Some(missing) = (rank + 1..peers.len()).find(|peer| links[*peer].is_none()) {
+        self.socket.set_nonblocking(true).map_err(own)?;
+        let deadline = monotonic_ns() + timeout.as_nanos() as u64;
+        let (sender, greeted) = channel();
+        let pause = self.activity.waits_for(rank + 1);
+        while let Some(missing) = (rank + 1..links.len()).find(|peer| links[*peer].is_none()) {
+            pause.now_waits_for(missing);
             if monotonic_ns() > deadline {
                 return Err(CommError::Timeout { peer: missing, seconds: timeout.as_secs_f64() });
             }
-            match self.0.accept() {
-                Ok((stream, from)) => match greet(stream, secret) {
-                    Ok((peer, stream)) if peer > rank && peer < peers.len() && links[peer].is_none() => {
-                        links[peer] = Some(Link::new(stream).map_err(own)?);
-                    }
-                    Ok((peer, _)) => tracing::warn!("refused a second rank {peer} from {from}"),
-                    Err(error) => tracing::warn!("refused a connection from {from}: {error}"),
-                },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(Duration::from_millis(1));
+            self.greet_all(secret, &sender).map_err(own)?;
+            match greeted.recv_timeout(LOOK) {
+                Ok((peer, stream)) if peer > rank && links.get(peer).is_some_and(Option::is_none) => {
+                    links[peer] = Some(Link::new(stream).map_err(own)?);
                 }
-                Err(error) => return Err(own(error)),
+                Ok((peer, _)) => tracing::warn!("refused a second rank {peer}"),
+                // Nobody has proved itself meanwhile.
+                Err(_) => {}
             }
         }
-        Ok(Sockets { rank, links, timeout })
+        Ok(())
+    }
+
+    /// Begins to greet whoever has connected.
+    fn greet_all(&self, secret: &Secret, greeted: &Sender<(usize, TcpStream)>) -> io::Result<()> {
+        loop {
+            match self.socket.accept() {
+                Ok((stream, from)) => {
+                    let (secret, greeted) = (secret.clone(), greeted.clone());
+                    // One thread a connection: a stranger that says nothing holds nobody up.
+                    std::thread::spawn(move || match greet(stream, &secret) {
+                        // Once all have come nobody asks any more.
+                        Ok(found) => drop(greeted.send(found)),
+                        Err(error) => tracing::warn!("refused a connection from {from}: {error}"),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -100,37 +146,92 @@ pub(super) struct Sockets {
     rank: usize,
     links: Vec<Option<Link>>,
     timeout: Duration,
+    /// Where this rank says whom it waits for.
+    activity: Arc<Activity>,
 }
 
 #[derive(Debug)]
 struct Link {
     stream: TcpStream,
-    arrived: Receiver<Vec<u8>>,
-    /// What arrived and was not asked for yet.
-    kept: VecDeque<u8>,
+    inbox: Arc<Inbox>,
+}
+
+/// What the thread that reads has taken off the wire, and nobody has asked for yet. Two threads share it, hence the lock; its memory is kept.
+#[derive(Debug)]
+struct Inbox {
+    arrived: Mutex<Arrived>,
+    /// There is more, or the end.
+    news: Condvar,
+}
+
+#[derive(Debug)]
+struct Arrived {
+    bytes: VecDeque<u8>,
+    is_open: bool,
+}
+
+impl Inbox {
+    fn arrived(&self) -> MutexGuard<'_, Arrived> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fills `bytes` as far as what has arrived goes; how far, and whether there may be more one day.
+    fn take(&self, mut bytes: &mut [u8]) -> (usize, bool) {
+        let mut arrived = self.arrived();
+        let mut taken = 0;
+        loop {
+            // A piece at a time: a queue's end may lie before its beginning.
+            let count = arrived.bytes.read(bytes).expect("a queue in memory can be read");
+            if count == 0 {
+                return (taken, arrived.is_open);
+            }
+            taken += count;
+            bytes = &mut bytes[count..];
+        }
+    }
+
+    /// Sleeps until there is something, or the end; `false`: neither came within `timeout`.
+    fn wait(&self, timeout: Duration) -> bool {
+        let is_quiet = |arrived: &mut Arrived| arrived.bytes.is_empty() && arrived.is_open;
+        let waited = self.news.wait_timeout_while(self.arrived(), timeout, is_quiet);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
 }
 
 impl Link {
     fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(None)?;
         let reader = stream.try_clone()?;
-        let (sender, arrived) = channel();
-        std::thread::spawn(move || take_off(reader, &sender));
-        Ok(Self { stream, arrived, kept: VecDeque::new() })
+        let arrived = Arrived { bytes: VecDeque::with_capacity(4 * READ), is_open: true };
+        let inbox = Arc::new(Inbox { arrived: Mutex::new(arrived), news: Condvar::new() });
+        std::thread::spawn({
+            let inbox = Arc::clone(&inbox);
+            move || take_off(reader, &inbox)
+        });
+        Ok(Self { stream, inbox })
     }
 
-    fn fill(&mut self, peer: usize, mut bytes: &mut [u8], timeout: Duration) -> Result<(), CommError> {
+    fn fill(
+        &self,
+        peer: usize,
+        bytes: &mut [u8],
+        timeout: Duration,
+        activity: &Activity,
+    ) -> Result<(), CommError> {
+        let (mut filled, mut looks) = (0, 0);
         loop {
-            let count = self.kept.read(bytes).expect("a queue in memory can be read");
-            bytes = &mut bytes[count..];
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            match self.arrived.recv_timeout(timeout) {
-                Ok(more) => self.kept.extend(more),
-                Err(RecvTimeoutError::Disconnected) => return Err(CommError::Closed { peer }),
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(CommError::Timeout { peer, seconds: timeout.as_secs_f64() });
+            let (count, is_open) = self.inbox.take(&mut bytes[filled..]);
+            filled += count;
+            looks = if count > 0 { 0 } else { looks + 1 };
+            match () {
+                () if filled == bytes.len() => return Ok(()),
+                () if !is_open => return Err(CommError::Closed { peer }),
+                () if looks <= LOOKS => std::thread::yield_now(),
+                () => {
+                    let _pause = activity.waits_for(peer);
+                    if !self.inbox.wait(timeout) {
+                        return Err(CommError::Timeout { peer, seconds: timeout.as_secs_f64() });
+                    }
                 }
             }
         }
@@ -144,22 +245,25 @@ impl Drop for Link {
     }
 }
 
-fn take_off(mut reader: TcpStream, sender: &Sender<Vec<u8>>) {
+/// Moves what comes to the inbox, to the connection's end.
+fn take_off(mut reader: TcpStream, inbox: &Inbox) {
+    let mut bytes = vec![0; READ];
     loop {
-        let mut bytes = vec![0; READ];
-        match reader.read(&mut bytes) {
-            Ok(0) | Err(_) => return,
-            Ok(count) => bytes.truncate(count),
-        }
-        if sender.send(bytes).is_err() {
-            return;
-        }
+        let count = match reader.read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => count,
+        };
+        inbox.arrived().bytes.extend(&bytes[..count]);
+        inbox.news.notify_one();
     }
+    inbox.arrived().is_open = false;
+    inbox.news.notify_one();
 }
 
 impl Sockets {
-    fn link(&mut self, peer: usize) -> &mut Link {
-        self.links[peer].as_mut().expect("a rank has a link to every other")
+    fn link(&self, peer: usize) -> &Link {
+        self.links[peer].as_ref().expect("a rank has a link to every other")
     }
 }
 
@@ -173,12 +277,15 @@ impl Wire for Sockets {
     }
 
     fn send(&mut self, to: usize, bytes: &[u8]) -> Result<(), CommError> {
-        let sent = self.link(to).stream.write_all(bytes);
+        let sent = (&self.link(to).stream).write_all(bytes);
         sent.map_err(|source| CommError::on_connection(to, self.timeout, source))
     }
 
     fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError> {
-        let timeout = self.timeout;
-        self.link(from).fill(from, bytes, timeout)
+        self.link(from).fill(from, bytes, self.timeout, &self.activity)
+    }
+
+    fn tell(&mut self, activity: &Arc<Activity>) {
+        self.activity = Arc::clone(activity);
     }
 }

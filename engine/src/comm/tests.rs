@@ -1,6 +1,7 @@
 //! Every transport against plain sums, and what happens when a peer is not there.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -320,5 +321,62 @@ fn an_emulated_device_computes_at_its_own_speed() {
     for step_ms in results {
         // 3.5 ms of rank 3, eight times; then the all-reduce. A rank that began later has less of it before it.
         assert!((28.0..34.42 * 1.3).contains(&step_ms), "{step_ms}");
+    }
+}
+
+/// They connect first and say nothing, for which whoever greets them gives them 5 s.
+#[test]
+fn strangers_that_say_nothing_hold_nobody_up() {
+    let secret = Secret::random().unwrap();
+    let listeners = [(); 3].map(|()| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap());
+    let peers: Vec<_> = listeners.iter().map(|listener| listener.address().unwrap()).collect();
+    let connect = |peer: &std::net::SocketAddr| [(); 4].map(|()| TcpStream::connect(peer).unwrap());
+    let silent: Vec<_> = peers.iter().map(connect).collect();
+    let began = monotonic_ns();
+    std::thread::scope(|scope| {
+        for (rank, listener) in listeners.into_iter().enumerate() {
+            let (peers, secret) = (&peers, &secret);
+            scope.spawn(move || {
+                let mesh = Mesh::tcp(listener, rank, peers, secret, PATIENCE).unwrap();
+                mesh.group(&[0, 1, 2]).all_reduce(&mut [1.0]).unwrap();
+            });
+        }
+    });
+    assert!(since(began) < Duration::from_secs(4), "{:?}", since(began));
+    drop(silent);
+}
+
+#[test]
+fn a_rank_that_waits_says_for_whom() {
+    for transport in [Transport::SharedMemory, Transport::Tcp] {
+        let activity = Arc::new(Activity::default());
+        activity.begin(Doing::Computing { batch: 1 });
+        let until_0_waits_for = |rank: u32| {
+            let began = monotonic_ns();
+            while activity.seen().doing != (Doing::Waiting { rank }) {
+                let seen = activity.seen();
+                assert!(since(began) < PATIENCE, "{transport:?}: expected it to wait for {rank}: {seen:?}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        on_mesh(transport, 3, None, |rank, mesh| {
+            if rank == 0 {
+                mesh.tell(&activity);
+            }
+            let (mut all, mut value) = (mesh.group(&[0, 1, 2]), [1.0]);
+            if rank == 2 {
+                until_0_waits_for(2);
+            }
+            all.all_reduce(&mut value).unwrap();
+            match rank {
+                0 => all.recv(1, &mut value).unwrap(),
+                1 => {
+                    until_0_waits_for(1);
+                    all.send(0, &value).unwrap();
+                }
+                _ => {}
+            }
+        });
+        assert_eq!(activity.seen().doing, Doing::Computing { batch: 1 }, "{transport:?}: it goes on");
     }
 }

@@ -1,6 +1,9 @@
 //! Bytes between ranks, in order, whatever carries them. Knows no collective.
 
+use std::sync::Arc;
+
 use super::CommError;
+use super::activity::Activity;
 use super::board::Boards;
 
 /// One rank's end of the connections to all others. Bytes between two ranks come in the order sent.
@@ -19,6 +22,9 @@ pub(super) trait Wire: Send {
 
     /// Fills `bytes` with what another rank sent.
     fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError>;
+
+    /// From now on, this end says there whom it waits for.
+    fn tell(&mut self, activity: &Arc<Activity>);
 
     /// Memory that all ranks see, where there is some.
     fn boards(&mut self) -> Option<&mut Boards> {

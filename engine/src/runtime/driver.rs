@@ -1,5 +1,7 @@
 //! The real executor: hands batches to the workers and waits for their tokens. Knows when, not why; decides nothing about batches.
 
+mod asks;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,8 +9,9 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 
-use super::health::Health;
+use super::health::{Health, Verdict};
 use super::launch::{LaunchError, Workers, io};
+use super::limit::{Size, StepLimit};
 use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
@@ -24,7 +27,7 @@ use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
 use crate::comm::{Links, shm};
 use crate::executor::{Event, Executor, StageOperations, StageStay};
-use crate::model::{KvSpec, LayerTimes};
+use crate::model::KvSpec;
 use crate::sched::Scheduler;
 use crate::sched::batch::{Batch, Chunk};
 use crate::shard::Parallel;
@@ -67,11 +70,17 @@ pub struct Plan {
     pub links: Option<Links>,
     /// Workers must have loaded by then.
     pub ready_by: Duration,
-    /// A batch must be done by then, and a peer must have answered.
+    /// A batch must be done by then, and a peer must have answered. On the CPU eight times what the longest batch before took is enough, 4 s
+    /// at least.
     pub step_by: Duration,
 }
 
 impl Plan {
+    /// Whether ranks compute on their hosts' processors.
+    fn on_host(&self) -> bool {
+        self.backend == BackendName::Cpu
+    }
+
     /// Cores of this host that no rank's thread needs, or how many too few there are.
     fn spare_cores(&self) -> isize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -114,9 +123,11 @@ pub struct RuntimeExecutor {
     workers: Workers,
     parallel: Parallel,
     kv: KvSpec,
-    step_by_ns: u64,
+    limit: StepLimit,
     /// Some stage must be done with a batch by then.
     stage_by_ns: Option<u64>,
+    /// When the batch before the oldest under way was done, by the clock of [`Health::present_ns`].
+    freed_ns: u64,
     /// CLOCK_MONOTONIC at the start of the trial.
     epoch_ns: u64,
     sequences: Sequences,
@@ -136,6 +147,9 @@ pub struct RuntimeExecutor {
 struct Flight {
     batch: u32,
     submitted_ns: u64,
+    /// The same by the clock of [`Health::present_ns`].
+    present_ns: u64,
+    size: Size,
     /// When the first stage began, once that stage has told.
     start_ns: Option<u64>,
     /// Stages that are done with it.
@@ -168,18 +182,19 @@ impl RuntimeExecutor {
         let shared = shared.map_err(io("make the ranks' shared memory"))?;
         let path = shared.as_ref().map(shm::SharedMemory::path);
         let setup = |rank: usize, driver, secret: &Secret| plan.setup(rank, driver, secret, path.as_deref());
-        let workers = Workers::launch(program, &plan.places, world, setup, plan.ready_by)?;
+        let workers = Workers::launch(program, &plan.places, world, setup, plan.ready_by, plan.on_host())?;
         // All have mapped it.
         drop(shared);
         let now = monotonic_ns();
         Ok(Self {
-            health: Health::new(world, now),
+            health: Health::new(world, plan.on_host(), now),
             lookout: Lookout::new(plan.spare_cores() > 0),
             workers,
             parallel: plan.parallel,
             kv: plan.kv,
-            step_by_ns: plan.step_by.as_nanos() as u64,
+            limit: StepLimit::new(plan.step_by, plan.on_host()),
             stage_by_ns: plan.stage_by_ns(),
+            freed_ns: 0,
             epoch_ns: now,
             sequences: Sequences::default(),
             in_flight: VecDeque::new(),
@@ -227,7 +242,7 @@ impl RuntimeExecutor {
             while !self.front_is_done() {
                 self.listen(TICK)?;
             }
-            self.in_flight.clear();
+            self.retire();
         }
         self.stays = self.stays.take().map(|_| Vec::new());
         self.operations.clear();
@@ -270,7 +285,7 @@ impl RuntimeExecutor {
                 self.listen(TICK)?;
             }
             heard.push(self.now());
-            self.in_flight.pop_front();
+            self.retire();
         }
         // Stages between the first and the last may report later than the last.
         let expected = submitted.len() * self.parallel.pp as usize;
@@ -287,75 +302,6 @@ impl RuntimeExecutor {
         let exchange = |ranks| Exchange { kind: ExchangeKind::AllReduce, ranks, values, in_a_row: 1, times };
         let stages = (0..self.parallel.pp).map(|stage| exchange(self.parallel.stage_ranks(stage)));
         stages.collect::<Vec<_>>().iter().map(|exchange| self.exchange(exchange)).collect()
-    }
-
-    /// Nanoseconds of an exchange, in each row of them.
-    pub fn exchange(&mut self, exchange: &Exchange) -> Result<Vec<u64>, Loss> {
-        self.workers.send(&frame(&Order::Exchange(exchange.clone())))?;
-        loop {
-            if let Some((_, Report::Exchanged { ns })) = self.hear_answer()? {
-                return Ok(ns);
-            }
-        }
-    }
-
-    /// Nanoseconds of products and attention of layers, one after the other, on a batch that was the last step.
-    pub(super) fn order_layers(&mut self, step: Step) -> Result<Vec<LayerTimes>, Loss> {
-        self.workers.send(&frame(&Order::Layers(step)))?;
-        loop {
-            if let Some((_, Report::Layers { times })) = self.hear_answer()? {
-                return Ok(times);
-            }
-        }
-    }
-
-    /// What checks of each rank's core took since the last time, nanoseconds; [`slowed`](super::slowed) makes something of them. None on GPUs.
-    pub fn core_checks(&mut self) -> Result<Vec<Vec<u32>>, Loss> {
-        self.workers.send(&frame(&Order::Speed))?;
-        let mut found: Vec<Option<Vec<u32>>> = vec![None; self.workers.world()];
-        while found.iter().any(Option::is_none) {
-            if let Some((rank, Report::Speed { checks })) = self.hear_answer()? {
-                found[rank] = Some(checks);
-            }
-        }
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// Bytes that are free in each rank's device memory now, by rank; `None`: ranks compute in their hosts'.
-    pub fn free_bytes(&mut self) -> Result<Option<Vec<u64>>, Loss> {
-        self.workers.send(&frame(&Order::Memory))?;
-        let mut found = vec![None; self.workers.world()];
-        while found.iter().any(Option::is_none) {
-            if let Some((rank, Report::Memory { free_bytes })) = self.hear_answer()? {
-                found[rank] = Some(free_bytes);
-            }
-        }
-        Ok(found.into_iter().flatten().collect())
-    }
-
-    /// What a rank answers beside steps, if one does within a tick.
-    fn hear_answer(&mut self) -> Result<Option<(usize, Report)>, Loss> {
-        let heard = self.workers.hear(TICK);
-        let now = monotonic_ns();
-        let report = match heard {
-            Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
-                self.health.heard(rank, Some(cpu_ns), now);
-                None
-            }
-            Some((rank, Heard::Report(report))) if report.is_answer() => {
-                self.health.heard(rank, None, now);
-                Some((rank, report))
-            }
-            // Of a batch that nobody waits for any more.
-            Some((rank, Heard::Report(Report::Stage { .. }))) => {
-                self.health.heard(rank, None, now);
-                None
-            }
-            Some((rank, heard)) => return Err(self.workers.loss(rank, heard)),
-            None => None,
-        };
-        self.look(now)?;
-        Ok(report)
     }
 
     /// The trial starts now.
@@ -427,9 +373,34 @@ impl RuntimeExecutor {
         let batch = step.batch;
         let submitted_ns = monotonic_ns();
         step.sent_ns = submitted_ns;
-        self.workers.send(&frame(&Order::Step(step)))?;
-        self.health.progressed(submitted_ns);
-        Ok(Flight { batch, submitted_ns, start_ns: None, stages: 0, sampled: Vec::new(), tokens: None })
+        let size = Size::of(&step.parts);
+        let present_ns = self.health.present_ns(submitted_ns);
+        self.ask(&Order::Step(step))?;
+        Ok(Flight {
+            batch,
+            submitted_ns,
+            present_ns,
+            size,
+            start_ns: None,
+            stages: 0,
+            sampled: Vec::new(),
+            tokens: None,
+        })
+    }
+
+    /// Sends an order to all ranks.
+    fn ask(&mut self, order: &Order) -> Result<(), Loss> {
+        self.workers.send(&frame(order))?;
+        self.health.progressed(monotonic_ns());
+        Ok(())
+    }
+
+    /// The oldest batch is done.
+    fn retire(&mut self) -> Option<Flight> {
+        let flight = self.in_flight.pop_front()?;
+        self.freed_ns = self.health.present_ns(monotonic_ns());
+        self.limit.took(flight.size, self.freed_ns.saturating_sub(flight.present_ns));
+        Some(flight)
     }
 
     fn front_is_done(&self) -> bool {
@@ -440,14 +411,13 @@ impl RuntimeExecutor {
     fn listen(&mut self, patience: Duration) -> Result<(), Loss> {
         let heard = self.workers.hear(patience);
         let now = monotonic_ns();
+        self.health.present_ns(now);
         match heard {
             None => {}
             Some((_, Heard::Woken)) => self.woken = true,
-            Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
-                self.health.heard(rank, Some(cpu_ns), now)
-            }
+            Some((rank, Heard::Report(Report::Alive(beat)))) => self.health.beat(rank, beat, now),
             Some((rank, Heard::Report(report @ Report::Stage { .. }))) => {
-                self.health.heard(rank, None, now);
+                self.health.heard(rank, now);
                 self.health.progressed(now);
                 self.note(rank, report);
                 return Ok(());
@@ -457,28 +427,38 @@ impl RuntimeExecutor {
         self.look(now)
     }
 
+    /// Ends the run if a worker is not well. `busy`: something is asked of them.
+    fn judge(&mut self, busy: bool, now: u64) -> Result<(), Loss> {
+        let verdict = self.health.verdict(busy, now);
+        verdict.map_or(Ok(()), |verdict| Err(self.workers.sentence(verdict, &self.health, now)))
+    }
+
+    /// The same, or if the oldest batch takes too long.
     fn look(&mut self, now: u64) -> Result<(), Loss> {
-        if let Some(verdict) = self.health.verdict(!self.in_flight.is_empty(), now) {
-            return Err(self.workers.sentence(verdict));
-        }
+        self.judge(!self.in_flight.is_empty(), now)?;
+        let Some(flight) = self.in_flight.front() else { return Ok(()) };
         let since_ns = self.health.since_progress_ns();
-        match self.in_flight.front() {
-            Some(flight) if self.stage_by_ns.is_some_and(|by| since_ns > by) => {
-                let (s, batch, stage) = (since_ns as f64 / 1e9, flight.batch, flight.stages);
-                let how = format!(
-                    "batch {batch}: expected stage {stage} done with it, found no stage done with any batch for {s:.1} s: \
-                     what it is to receive does not come through, or what it has to send"
-                );
-                let rank = self.parallel.stage_ranks(stage.min(self.parallel.pp - 1))[0];
-                Err(self.workers.describe(rank as usize, how))
-            }
-            Some(flight) if now.saturating_sub(flight.submitted_ns) > self.step_by_ns => {
-                let limit = self.step_by_ns as f64 / 1e9;
-                let how = format!("batch {}: expected its tokens within {limit} s, found none", flight.batch);
-                Err(self.workers.describe(0, how))
-            }
-            _ => Ok(()),
+        if self.stage_by_ns.is_some_and(|by| since_ns > by) {
+            return Err(self.stuck(flight, since_ns));
         }
+        let limit_ns = self.limit.of(flight.size);
+        let since_ns = flight.present_ns.max(self.freed_ns);
+        if self.health.present_ns(now).saturating_sub(since_ns) <= limit_ns {
+            return Ok(());
+        }
+        let late = Verdict::Late { rank: self.health.suspect(now), batch: flight.batch, limit_ns };
+        Err(self.workers.sentence(late, &self.health, now))
+    }
+
+    /// No stage was done with anything for so long, and no rank has given up.
+    fn stuck(&self, flight: &Flight, since_ns: u64) -> Loss {
+        let (s, batch, stage) = (since_ns as f64 / 1e9, flight.batch, flight.stages);
+        let how = format!(
+            "batch {batch}: expected stage {stage} done with it, found no stage done with any batch for {s:.1} s: \
+             what it is to receive does not come through, or what it has to send"
+        );
+        let rank = self.parallel.stage_ranks(stage.min(self.parallel.pp - 1))[0];
+        self.workers.describe(rank as usize, how)
     }
 
     fn note(&mut self, rank: usize, report: Report) {
@@ -553,7 +533,7 @@ impl Executor for RuntimeExecutor {
     fn wait(&mut self, until: Nanos) -> Result<Event, Loss> {
         loop {
             if self.front_is_done()
-                && let Some(flight) = self.in_flight.pop_front()
+                && let Some(flight) = self.retire()
             {
                 self.lookout.took(monotonic_ns() - flight.submitted_ns);
                 return Ok(self.complete(flight));

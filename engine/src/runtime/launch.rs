@@ -85,13 +85,14 @@ struct Greeted {
 
 impl Workers {
     /// Starts `world` workers of `program` in their places and waits until all have connected, have each other's addresses and said they are ready.
-    /// `setup` makes each rank's, given where the driver listens and the run's secret.
+    /// `setup` makes each rank's, given where the driver listens and the run's secret; `on_host`: they compute on their hosts' processors.
     pub(super) fn launch(
         program: &Path,
         places: &Places,
         world: usize,
         setup: impl Fn(usize, SocketAddr, &Secret) -> Setup,
         ready_by: Duration,
+        on_host: bool,
     ) -> Result<Self, LaunchError> {
         let secret = Secret::random().map_err(io("the operating system's random numbers"))?;
         let listen = "listen for workers at the driver's address";
@@ -108,7 +109,7 @@ impl Workers {
         let mut looks = Looks::new(world);
         let greeted = workers.meet(&listener, secret, &mut looks)?;
         workers.join(greeted)?;
-        workers.await_ready(ready_by, &mut looks)?;
+        workers.await_ready(ready_by, on_host, &mut looks)?;
         Ok(workers)
     }
 
@@ -189,9 +190,14 @@ impl Workers {
     }
 
     /// Waits until all have loaded. One that was stopped while others were still connecting is as much nearer to being named.
-    fn await_ready(&mut self, ready_by: Duration, looks: &mut Looks) -> Result<(), LaunchError> {
+    fn await_ready(
+        &mut self,
+        ready_by: Duration,
+        on_host: bool,
+        looks: &mut Looks,
+    ) -> Result<(), LaunchError> {
         let began = monotonic_ns();
-        let mut health = Health::new(self.children.len(), began);
+        let mut health = Health::new(self.children.len(), on_host, began);
         let mut ready = vec![false; self.children.len()];
         while !ready.iter().all(|ready| *ready) {
             let heard = self.hear(LOOK);
@@ -199,22 +205,22 @@ impl Workers {
             match heard {
                 Some((rank, Heard::Report(Report::Ready { .. }))) => {
                     ready[rank] = true;
-                    health.heard(rank, None, now);
+                    health.heard(rank, now);
                 }
-                Some((rank, Heard::Report(Report::Alive { cpu_ns }))) => {
-                    health.heard(rank, Some(cpu_ns), now)
-                }
+                Some((rank, Heard::Report(Report::Alive(beat)))) => health.beat(rank, beat, now),
                 Some((rank, heard)) => return Err(self.loss(rank, heard).into()),
                 None => {}
             }
             if let Some(verdict) = health.verdict(false, now) {
-                return Err(self.sentence(verdict).into());
+                return Err(self.sentence(verdict, &health, now).into());
             }
             if let Some(loss) = self.any_stopped(looks) {
                 return Err(loss.into());
             }
             if now - began > ready_by.as_nanos() as u64 {
-                let rank = ready.iter().position(|ready| !ready).expect("the loop ends when all are ready");
+                let mut late = (0..ready.len()).filter(|rank| !ready[*rank]);
+                let first = late.clone().next().expect("the loop ends when all are ready");
+                let rank = late.find(|rank| !health.waits(*rank)).unwrap_or(first);
                 let how = format!("expected it ready within {} s, still loading", ready_by.as_secs());
                 return Err(self.describe(rank, how).into());
             }
@@ -285,7 +291,7 @@ impl Workers {
     }
 
     /// A verdict on the workers' health, with what is known of its rank.
-    pub(super) fn sentence(&self, verdict: Verdict) -> Loss {
+    pub(super) fn sentence(&self, verdict: Verdict, health: &Health, now: u64) -> Loss {
         let s = |ns: u64| ns as f64 / 1e9;
         match verdict {
             Verdict::Silent { rank, ns } => {
@@ -297,9 +303,20 @@ impl Workers {
                 );
                 self.describe(rank, how)
             }
-            Verdict::Stalled { ns } => {
-                let how = format!("all ranks wait for each other: none has computed for {:.1} s", s(ns));
-                self.describe(0, how)
+            Verdict::Blocked { rank, ns } => {
+                let story = health.story(rank, now);
+                self.describe(rank, format!("hung: {story}; it has not computed for {:.1} s", s(ns)))
+            }
+            Verdict::Stalled { rank, ns } => {
+                let story = health.story(rank, now);
+                self.describe(rank, format!("hung: no rank has computed for {:.1} s; {story}", s(ns)))
+            }
+            Verdict::Late { rank, batch, limit_ns } => {
+                let (limit, story) = (s(limit_ns), health.story(rank, now));
+                let how = format!(
+                    "hung: expected the tokens of batch {batch} within {limit:.1} s, found none; {story}"
+                );
+                self.describe(rank, how)
             }
         }
     }

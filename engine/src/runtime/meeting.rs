@@ -1,6 +1,7 @@
 //! How a rank meets its peers, over shared memory or TCP, and the groups it then talks in.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use super::protocol::Setup;
 use crate::backend::Backend;
 use crate::comm::secret::Secret;
 use crate::comm::tcp::Listener;
-use crate::comm::{Mesh, Patience};
+use crate::comm::{Activity, Mesh, Patience};
 use crate::shard::Parallel;
 
 /// A rank that waits for its peers' addresses.
@@ -38,13 +39,14 @@ impl Meeting<'_> {
         self.listener.as_ref().and_then(|listener| listener.address().ok())
     }
 
-    /// Meets all peers.
-    pub(super) fn join(self, peers: &[SocketAddr]) -> anyhow::Result<Mesh> {
+    /// Meets all peers, and says meanwhile and later for whom it waits.
+    pub(super) fn join(self, peers: &[SocketAddr], activity: &Arc<Activity>) -> anyhow::Result<Mesh> {
         let Setup { seat, parallel, .. } = self.setup;
         let (rank, world) = (seat.rank as usize, parallel.ranks() as usize);
         let timeout = Duration::from_secs_f64(self.setup.peer_timeout_s);
         let mut mesh = match (self.listener, &self.setup.shared_memory) {
-            (Some(listener), _) => {
+            (Some(mut listener), _) => {
+                listener.tell(activity);
                 Mesh::tcp(listener, rank, peers, self.secret, timeout).context("meet the other ranks")?
             }
             (None, Some(path)) => {
@@ -56,6 +58,7 @@ impl Meeting<'_> {
             }
             (None, None) => anyhow::bail!("expected a transport"),
         };
+        mesh.tell(activity);
         if let Some(links) = &self.setup.links {
             mesh.emulate(links.clone());
         }

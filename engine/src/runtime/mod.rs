@@ -20,8 +20,11 @@
 
 mod driver;
 mod exchange;
+#[cfg(debug_assertions)]
+mod hang;
 mod health;
 mod launch;
+mod limit;
 mod lookout;
 mod loss;
 mod meeting;

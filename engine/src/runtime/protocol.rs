@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendName;
-use crate::comm::Links;
+use crate::comm::{Doing, Links, Seen};
 use crate::executor::Operation;
 use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, LayerTimes, ModelConfig};
@@ -105,6 +105,16 @@ pub(super) enum Order {
     Stop,
 }
 
+impl Order {
+    /// What a rank does that carries it out.
+    pub(super) fn doing(&self) -> Doing {
+        match self {
+            Self::Step(step) => Doing::Computing { batch: step.batch },
+            _ => Doing::Answering,
+        }
+    }
+}
+
 /// What ranks exchange to be timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExchangeKind {
@@ -169,8 +179,8 @@ pub(super) enum Report {
     Clock { ns: u64 },
     /// Weights are loaded, all buffers are there.
     Ready { weight_bytes: u64, kv_bytes: u64 },
-    /// Still there; CPU time so far.
-    Alive { cpu_ns: u64 },
+    /// Still there.
+    Alive(Beat),
     /// A stage is done with a batch: when it began and ended, by CLOCK_MONOTONIC or the emulated device's clock. From the first rank of each
     /// stage; that of the last says what came out, too.
     Stage {
@@ -205,6 +215,17 @@ impl Report {
     }
 }
 
+/// What a worker says of itself several times a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Beat {
+    /// Processor time of all its threads so far.
+    pub(super) cpu_ns: u64,
+    /// What the thread that computes is doing.
+    pub(super) seen: Seen,
+    /// That thread waits for a disk.
+    pub(super) reads: bool,
+}
+
 /// What came out of a batch.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Output {
@@ -231,10 +252,19 @@ pub(super) struct Farewell {
 
 /// The bytes of one message: its length, 4 bytes little-endian, and the message.
 pub(super) fn frame(message: &impl Serialize) -> Vec<u8> {
-    let mut bytes = postcard::to_extend(message, vec![0; 4]).expect("a message is plain data in memory");
+    let mut bytes = Vec::new();
+    frame_into(message, &mut bytes);
+    bytes
+}
+
+/// Makes `bytes`, which are kept from call to call, those of one message.
+pub(super) fn frame_into(message: &impl Serialize, bytes: &mut Vec<u8>) {
+    let mut own = std::mem::take(bytes);
+    own.clear();
+    own.extend([0; 4]);
+    *bytes = postcard::to_extend(message, own).expect("a message is plain data in memory");
     let length = u32::try_from(bytes.len() - 4).expect("a message is shorter than 4 GiB");
     bytes[..4].copy_from_slice(&length.to_le_bytes());
-    bytes
 }
 
 /// Reads one message into `buffer`, which is kept from call to call.

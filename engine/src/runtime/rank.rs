@@ -42,8 +42,24 @@ pub(super) struct Rank<B: Backend> {
     hidden: B::Tensor,
     /// `[sampled rows, vocabulary]`.
     logits: Vec<f32>,
+    /// What is drawn after the step under way.
+    draws: Draws,
+    /// Memory of its spans.
+    spans: Vec<Span<'static>>,
+    /// Entries of the longest block table.
+    blocks_max: usize,
     /// Stays in the stage that the driver was not told of, in order.
     stays: VecDeque<Held<B::Stay>>,
+}
+
+/// Tokens drawn after a step: from which rows, how, and which. Kept from step to step.
+#[derive(Default)]
+struct Draws {
+    /// The last row of each part after which one is drawn.
+    rows: Vec<usize>,
+    /// How, and as which output token of its sequence.
+    how: Vec<(Sampling, u32)>,
+    tokens: Vec<u32>,
 }
 
 /// A batch's stay in the stage, which may be still to come.
@@ -101,6 +117,9 @@ impl<B: Backend> Rank<B> {
             tables: Vec::new(),
             hidden: backend.tensor(),
             logits: Vec::new(),
+            draws: Draws::default(),
+            spans: Vec::new(),
+            blocks_max: setup.max_model_len.div_ceil(kv.block_size) as usize,
             stays: VecDeque::new(),
             backend,
         })
@@ -139,21 +158,21 @@ impl<B: Backend> Rank<B> {
     /// to know of those batches that are done by now.
     pub(super) fn step(
         &mut self,
-        step: Step,
-        say: impl FnMut(Report) -> std::io::Result<()>,
+        step: &Step,
+        say: impl FnMut(&Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         self.mesh.begin_step(step.sent_ns);
         for part in &step.parts {
             self.update_table(part);
         }
-        let mut stay = self.layers(&step)?;
+        let mut stay = self.layers(step)?;
         let output = match &mut self.groups.next {
             Some(next) => {
                 self.backend.leave(&mut stay, self.mesh.now_ns(), false)?;
                 self.backend.send(next, 1, &self.hidden)?;
                 None
             }
-            None => Some(self.finish(&step, &mut stay)?),
+            None => Some(self.finish(step, &mut stay)?),
         };
         self.stays.push_back(Held { batch: step.batch, stay, output });
         self.tell(say)?;
@@ -163,7 +182,8 @@ impl<B: Backend> Rank<B> {
     /// From tokens, or what the stage before sends, to the hidden states behind this stage's layers.
     fn layers(&mut self, step: &Step) -> anyhow::Result<B::Stay> {
         let Self { backend, stage, groups, mesh, hidden, tables, hidden_size, .. } = self;
-        let spans = spans(&step.parts, tables);
+        let mut spans = recycled(std::mem::take(&mut self.spans));
+        spans_of(&step.parts, tables, &mut spans);
         let batch = backend.begin(&spans, &step.tokens)?;
         let rows = backend.rows(&batch);
         match &mut groups.previous {
@@ -177,26 +197,28 @@ impl<B: Backend> Rank<B> {
             }
             stage.layers(backend, &mut groups.stage, &batch, hidden)
         })?;
+        drop(batch);
+        self.spans = recycled(spans);
         Ok(stay)
     }
 
     /// The end of a step in the last stage.
     fn finish(&mut self, step: &Step, stay: &mut B::Stay) -> anyhow::Result<Output> {
-        let Self { backend, stage, groups, mesh, hidden, logits, .. } = self;
+        let Self { backend, stage, groups, mesh, hidden, logits, draws, .. } = self;
         let speaks = groups.tp_rank == 0;
-        let (rows, draws) = sampled(&step.parts);
-        let mut tokens = Vec::new();
-        if !step.logits && draws.iter().all(|(sampling, _)| sampling.is_greedy()) {
-            stage.greedy(backend, &mut groups.stage, &rows, hidden, &mut tokens)?;
+        draws.note(&step.parts);
+        if !step.logits && draws.are_greedy() {
+            stage.greedy(backend, &mut groups.stage, &draws.rows, hidden, &mut draws.tokens)?;
         } else {
-            stage.logits(backend, &mut groups.stage, &rows, hidden, logits)?;
+            stage.logits(backend, &mut groups.stage, &draws.rows, hidden, logits)?;
             if speaks {
-                tokens = draw(logits, &draws);
+                draws.draw(logits);
             }
         }
         let end_ns = if speaks { mesh.end_step() } else { mesh.now_ns() };
         // Where nothing was drawn nothing was waited for.
-        backend.leave(stay, end_ns, !rows.is_empty())?;
+        backend.leave(stay, end_ns, !draws.rows.is_empty())?;
+        let tokens = std::mem::take(&mut draws.tokens);
         let logits = if speaks && step.logits { logits.clone() } else { Vec::new() };
         Ok(Output { tokens, logits })
     }
@@ -204,16 +226,20 @@ impl<B: Backend> Rank<B> {
     /// Tells the driver of stays that are over, if this rank speaks for its stage; whether there are others.
     pub(super) fn tell(
         &mut self,
-        mut say: impl FnMut(Report) -> std::io::Result<()>,
+        mut say: impl FnMut(&Report) -> std::io::Result<()>,
     ) -> anyhow::Result<bool> {
         let (speaks, stage) = (self.groups.tp_rank == 0, self.groups.number);
         while let Some(first) = self.stays.front_mut() {
             let Some(stayed) = self.backend.stayed(&mut first.stay)? else { return Ok(true) };
             let Stayed { start_ns, end_ns, calls } = stayed;
             let Some(Held { batch, output, .. }) = self.stays.pop_front() else { break };
+            let operations = calls.into_iter().map(operation).collect();
+            let report = Report::Stage { batch, stage, start_ns, end_ns, operations, output };
             if speaks {
-                let operations = calls.into_iter().map(operation).collect();
-                say(Report::Stage { batch, stage, start_ns, end_ns, operations, output })?;
+                say(&report)?;
+            }
+            if let Report::Stage { output: Some(output), .. } = report {
+                self.draws.tokens = output.tokens;
             }
         }
         Ok(false)
@@ -234,7 +260,8 @@ impl<B: Backend> Rank<B> {
             self.update_table(part);
         }
         let Self { backend, stage, tables, hidden, .. } = self;
-        let spans = spans(&step.parts, tables);
+        let mut spans = Vec::new();
+        spans_of(&step.parts, tables, &mut spans);
         let batch = backend.begin(&spans, &step.tokens)?;
         stage.time_layer(backend, 0, &batch, hidden)?;
         let (began_ns, mut times) = (monotonic_ns(), Vec::new());
@@ -247,7 +274,8 @@ impl<B: Backend> Rank<B> {
     fn update_table(&mut self, part: &Part) {
         let slot = part.slot as usize;
         if self.tables.len() <= slot {
-            self.tables.resize_with(slot + 1, Vec::new);
+            let blocks_max = self.blocks_max;
+            self.tables.resize_with(slot + 1, || Vec::with_capacity(blocks_max));
         }
         let table = &mut self.tables[slot];
         table.truncate(part.blocks_kept as usize);
@@ -288,29 +316,48 @@ fn check_memory(backend: &impl Backend, plan: &StagePlan, kv: KvSpec) -> anyhow:
 }
 
 /// Where each part's tokens stand and have their blocks.
-fn spans<'a>(parts: &[Part], tables: &'a [Vec<u32>]) -> Vec<Span<'a>> {
+fn spans_of<'a>(parts: &[Part], tables: &'a [Vec<u32>], spans: &mut Vec<Span<'a>>) {
     let mut first_row = 0;
-    let span = |part: &Part| {
+    spans.extend(parts.iter().map(|part| {
         let tokens = part.tokens as usize;
         let row = first_row;
         first_row += tokens;
         Span { first_row: row, tokens, context: part.context as usize, table: &tables[part.slot as usize] }
-    };
-    parts.iter().map(span).collect()
+    }));
 }
 
-/// The last row of each part after which a token is drawn, and how it is.
-fn sampled(parts: &[Part]) -> (Vec<usize>, Vec<(Sampling, u32)>) {
-    let mut end = 0;
-    let drawn = |part: &Part| {
-        end += part.tokens as usize;
-        part.sample.map(|draw| (end - 1, draw))
-    };
-    parts.iter().filter_map(drawn).unzip()
+/// The memory of spans that are over, for those of another step: collecting in place takes it along.
+fn recycled<'b>(mut spans: Vec<Span<'_>>) -> Vec<Span<'b>> {
+    spans.clear();
+    let moved =
+        |Span { first_row, tokens, context, .. }: Span<'_>| Span { first_row, tokens, context, table: &[] };
+    spans.into_iter().map(moved).collect()
 }
 
-fn draw(logits: &[f32], draws: &[(Sampling, u32)]) -> Vec<u32> {
-    let Some(vocabulary) = logits.len().checked_div(draws.len()) else { return Vec::new() };
-    let rows = logits.chunks_exact(vocabulary);
-    rows.zip(draws).map(|(row, (sampling, position))| sample(row, sampling, *position)).collect()
+impl Draws {
+    /// Those of a step.
+    fn note(&mut self, parts: &[Part]) {
+        self.rows.clear();
+        self.how.clear();
+        let mut end = 0;
+        for part in parts {
+            end += part.tokens as usize;
+            if let Some(draw) = part.sample {
+                self.rows.push(end - 1);
+                self.how.push(draw);
+            }
+        }
+        self.tokens.clear();
+    }
+
+    fn are_greedy(&self) -> bool {
+        self.how.iter().all(|(sampling, _)| sampling.is_greedy())
+    }
+
+    /// Draws from `logits[rows, vocabulary]`.
+    fn draw(&mut self, logits: &[f32]) {
+        let Some(vocabulary) = logits.len().checked_div(self.how.len()) else { return };
+        let rows = logits.chunks_exact(vocabulary).zip(&self.how);
+        self.tokens.extend(rows.map(|(row, (sampling, position))| sample(row, sampling, *position)));
+    }
 }

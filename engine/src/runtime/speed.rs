@@ -21,10 +21,18 @@ const SLOWED: f64 = 1.15;
 const CHECKS_MIN: usize = 8;
 
 /// Times of checks, in nanoseconds of this thread's processor time: being made to wait is not being slowed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Speed {
+    /// With room for all that are kept, most of which is never touched: checks are made between steps, which allocate nothing.
     checks: Vec<u32>,
     due_ns: u64,
+}
+
+impl Default for Speed {
+    /// No check so far.
+    fn default() -> Self {
+        Self { checks: Vec::with_capacity(KEPT), due_ns: 0 }
+    }
 }
 
 impl Speed {
@@ -47,7 +55,7 @@ impl Speed {
 
     /// All since the last time it was asked for.
     pub(super) fn take(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.checks)
+        std::mem::replace(&mut self.checks, Vec::with_capacity(KEPT))
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-    use crate::runtime::protocol::frame;
+    use crate::runtime::protocol::{Beat, frame};
 
     const SOON: Duration = Duration::from_secs(20);
     const NOW: Duration = Duration::from_millis(1);
@@ -198,12 +198,12 @@ mod tests {
     }
 
     fn alive(cpu_ns: u64) -> Vec<u8> {
-        frame(&Report::Alive { cpu_ns })
+        frame(&Report::Alive(Beat { cpu_ns, ..Beat::default() }))
     }
 
     fn expect_alive(heard: Option<(usize, Heard)>, rank: usize, cpu: u64) {
         match heard {
-            Some((from, Heard::Report(Report::Alive { cpu_ns }))) => assert_eq!((from, cpu_ns), (rank, cpu)),
+            Some((from, Heard::Report(Report::Alive(beat)))) => assert_eq!((from, beat.cpu_ns), (rank, cpu)),
             other => panic!("expected rank {rank} alive, found {other:?}"),
         }
     }

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use rustix::thread::gettid;
 
 use super::launch::OF_PEER;
-use super::protocol::{Order, Report, Setup, frame, read_frame};
+use super::protocol::{Beat, Order, Report, Setup, frame_into, read_frame};
 use super::rank::Rank;
 use super::speed::Speed;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::{Backend, BackendName};
 use crate::clock::{cpu_ns, monotonic_ns};
-use crate::comm::CommError;
 use crate::comm::secret::{Secret, Side};
+use crate::comm::{Activity, CommError, Doing};
 
 /// How often a worker says that it is still there.
 const HEARTBEAT: Duration = Duration::from_millis(200);
@@ -32,7 +33,13 @@ const NAP: Duration = Duration::from_micros(50);
 const MEETING: Duration = Duration::from_secs(20);
 
 /// The write half of the connection to the driver. Two threads write whole frames to it, hence the lock.
-type Driver = Arc<Mutex<TcpStream>>;
+type Driver = Arc<Mutex<Line>>;
+
+struct Line {
+    stream: TcpStream,
+    /// The last frame, whose memory the next one takes.
+    frame: Vec<u8>,
+}
 
 /// Runs a worker to its end; its exit code is the result. `setup` is what the driver writes to its stdin.
 pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
@@ -54,7 +61,7 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     secret.shake_hands(&mut stream, Side::Caller).context("shake hands with the driver")?;
     let reader = stream.try_clone()?;
     start_watch(stream.try_clone()?);
-    let driver = Arc::new(Mutex::new(stream));
+    let driver = Arc::new(Mutex::new(Line { stream, frame: Vec::new() }));
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
         Err(error) => {
@@ -79,14 +86,17 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
         }
     };
     reader.get_ref().set_read_timeout(None)?;
-    start_heartbeat(Arc::clone(driver));
-    let mesh = meeting.join(&peers)?;
+    let activity = Arc::new(Activity::default());
+    start_heartbeat(Arc::clone(driver), Arc::clone(&activity), gettid());
+    let mesh = meeting.join(&peers, &activity)?;
+    #[cfg(debug_assertions)]
+    super::hang::loading(setup.seat.rank);
     // The one place that chooses a backend.
     match setup.backend {
         BackendName::Cpu => {
             let cpu = Cpu::new(setup.seat.threads, setup.seat.cores.as_deref());
             let mut rank = Rank::load(cpu.context("start compute threads")?, setup, mesh)?;
-            work(&mut rank, Some(Speed::default()), driver, &mut reader, &mut buffer)
+            work(&mut rank, Some(Speed::default()), driver, &activity, &mut reader)
         }
         BackendName::Cuda { graphs, flash } => {
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
@@ -94,7 +104,7 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             let timed = setup.operations;
             let options = cuda::Options { graphs, flash, timed, patience, ..cuda::Options::FAST };
             let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
-            let worked = work(&mut rank, None, driver, &mut reader, &mut buffer)
+            let worked = work(&mut rank, None, driver, &activity, &mut reader)
                 // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.
                 .and_then(|()| rank.part());
             if worked.is_err() {
@@ -111,17 +121,25 @@ fn work<B: Backend>(
     rank: &mut Rank<B>,
     mut speed: Option<Speed>,
     driver: &Driver,
+    activity: &Activity,
     reader: &mut BufReader<TcpStream>,
-    buffer: &mut Vec<u8>,
 ) -> anyhow::Result<()> {
+    let mut buffer = Vec::new();
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
         speed.iter_mut().for_each(Speed::check_if_due);
         if reader.buffer().is_empty() && !tell(rank, driver, Some(reader.get_ref()))? {
             look_out(reader.get_ref());
         }
-        match read_frame(reader, buffer).context("wait for an order")? {
-            Order::Step(step) => rank.step(step, |report| say(driver, &report))?,
+        activity.begin(Doing::Idle);
+        let order: Order = read_frame(reader, &mut buffer).context("wait for an order")?;
+        activity.begin(order.doing());
+        match order {
+            Order::Step(step) => {
+                #[cfg(debug_assertions)]
+                super::hang::step();
+                rank.step(&step, |report| say(driver, report))?;
+            }
             Order::Exchange(exchange) => {
                 if let Some(ns) = rank.exchange(&exchange)? {
                     say(driver, &Report::Exchanged { ns })?;
@@ -150,7 +168,7 @@ fn work<B: Backend>(
 /// Tells the driver of what its last orders came to, as it comes; whether there is another order before that is done.
 fn tell<B: Backend>(rank: &mut Rank<B>, driver: &Driver, orders: Option<&TcpStream>) -> anyhow::Result<bool> {
     let asleep_ns = monotonic_ns() + AWAKE.as_nanos() as u64;
-    while rank.tell(|report| say(driver, &report))? {
+    while rank.tell(|report| say(driver, report))? {
         if orders.is_some_and(is_readable) {
             return Ok(true);
         }
@@ -178,17 +196,31 @@ fn look_out(stream: &TcpStream) {
 }
 
 fn say(driver: &Driver, report: &Report) -> std::io::Result<()> {
-    let bytes = frame(report);
-    let mut stream = driver.lock().map_err(|_| std::io::Error::other("a thread ended while it wrote"))?;
-    stream.write_all(&bytes)
+    let mut line = driver.lock().map_err(|_| std::io::Error::other("a thread ended while it wrote"))?;
+    let Line { stream, frame } = &mut *line;
+    frame_into(report, frame);
+    stream.write_all(frame)
 }
 
-fn start_heartbeat(driver: Driver) {
+/// Says several times a second what this process has computed, and what its thread `computes` is doing.
+fn start_heartbeat(driver: Driver, activity: Arc<Activity>, computes: Pid) {
+    let stat = format!("/proc/self/task/{}/stat", computes.as_raw_nonzero());
     std::thread::spawn(move || {
-        while say(&driver, &Report::Alive { cpu_ns: cpu_ns() }).is_ok() {
+        let beat = || {
+            let seen = activity.seen();
+            Beat { cpu_ns: cpu_ns(), seen, reads: seen.doing.is_work() && waits_for_disk(&stat) }
+        };
+        while say(&driver, &Report::Alive(beat())).is_ok() {
             std::thread::sleep(HEARTBEAT);
         }
     });
+}
+
+/// Whether the thread of this file of the system waits for a disk, or a file system elsewhere.
+fn waits_for_disk(stat: &str) -> bool {
+    let stat = fs_err::read_to_string(stat).unwrap_or_default();
+    // The name in parentheses may hold anything; the state follows the last one.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
 }
 
 /// Ends this process when the driver's end of the connection is closed: without a driver there is nothing left to do, whatever the compute

@@ -1,6 +1,6 @@
 //! Trials of a tiny model on four workers, and what can be seen of their processes from outside.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -41,6 +41,9 @@ pub(crate) enum Transport {
     SharedMemory,
     Tcp,
 }
+
+/// The environment variable that tells the processes of a run.
+const MARK: &str = "CHARIOT_KILLS_RUN";
 
 /// Seconds of a monotonic clock.
 pub(crate) fn now() -> f64 {
@@ -107,10 +110,19 @@ impl Bed {
 
     /// A trial, in a process group of its own.
     pub(crate) fn start(&self, number: usize) -> Run {
+        self.spawn(number, "")
+    }
+
+    /// A trial one rank of which hangs on purpose, as `runtime/hang.rs` says.
+    pub(crate) fn start_hanging(&self, number: usize, hang: &str) -> Run {
+        self.clear(number);
+        self.spawn(number, hang)
+    }
+
+    fn spawn(&self, number: usize, hang: &str) -> Run {
         let mut command = self.engine();
-        command.args(TRIAL).args(["--out", &format!("trial-{number}")]).process_group(0);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Run { child, ended: false }
+        command.args(TRIAL).args(["--out", &format!("trial-{number}")]).env("CHARIOT_HANG", hang);
+        Run::of(&mut command)
     }
 
     /// The phases of one undisturbed run.
@@ -176,14 +188,24 @@ pub(crate) fn generate_within(limit_kib: u64, kv_blocks: u64) -> Ending {
         "ulimit -v {limit_kib} && exec \"$0\" generate --model \"$1\" --prompt-ids 1,2 --tp 2 --pp 2 --kv-blocks {kv_blocks}"
     );
     let mut command = Command::new("sh");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_chariot-engine"), model]).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Run { child: command.spawn().unwrap(), ended: false }.end(60.0)
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_chariot-engine"), model]);
+    Run::of(command.stdin(Stdio::null())).end(60.0)
+}
+
+/// Eight ranks that draw tokens, one of which hangs on purpose.
+pub(crate) fn generate_hanging(hang: &str) -> Ending {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden/falcon-new");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
+    command.args(["generate", "--model", model, "--prompt-ids", "1,2,3", "--max-tokens", "40"]);
+    command.args(["--tp", "4", "--pp", "2", "--ignore-eos"]).env("CHARIOT_HANG", hang).stdin(Stdio::null());
+    Run::of(&mut command).end_after_hang()
 }
 
 /// A trial under way.
 pub(crate) struct Run {
     child: Child,
+    /// In the environment of its processes, and of no others.
+    mark: String,
     ended: bool,
 }
 
@@ -198,6 +220,31 @@ pub(crate) struct Ending {
 }
 
 impl Run {
+    /// Starts a command in a process group of its own.
+    fn of(command: &mut Command) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}-{number}", std::process::id());
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).env(MARK, &mark);
+        Self { child: command.spawn().unwrap(), mark: format!("{MARK}={mark}"), ended: false }
+    }
+
+    /// Waits until a rank hangs on purpose, and then for the end of the run, which is timed from there.
+    pub(crate) fn end_after_hang(&mut self) -> Ending {
+        let mut lines = BufReader::new(self.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut said: Vec<String> =
+            lines.by_ref().take_while(|line| !line.ends_with("hangs on purpose")).collect();
+        let began = now();
+        said.extend(lines);
+        let status = self.child.wait().unwrap();
+        let seconds = now() - began;
+        self.ended = true;
+        assert_eq!(self.left(), [0; 0], "nobody outlives the driver");
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        Ending { code: status.code(), stdout, stderr: said.join("\n"), seconds }
+    }
+
     /// The worker of a rank, once there is one; `None` if the run ends before.
     pub(crate) fn worker(&mut self, rank: usize) -> Option<Worker> {
         let driver = self.child.id();
@@ -251,17 +298,14 @@ impl Run {
 
     /// Living processes of the run.
     pub(crate) fn left(&self) -> Vec<u32> {
-        let group = self.child.id().to_string();
-        let of_group = |pid: &u32| {
-            let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // After the name: state, parent, process group.
-            let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
-            let fields: Vec<&str> = rest.split(' ').take(3).collect();
-            fields[2] == group && !matches!(fields[0], "Z" | "X")
+        // Workers are process groups of their own. What has ended has no environment.
+        let is_of_run = |pid: &u32| {
+            let environment = fs_err::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry == self.mark.as_bytes())
         };
         let names = fs_err::read_dir("/proc").unwrap();
         let pids = names.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter(of_group).collect()
+        pids.filter(is_of_run).collect()
     }
 
     /// Files in memory that carry the driver's number.

@@ -1,5 +1,5 @@
 //! Workers and drivers that are killed or stopped at random instants, from the start of their process to its end: every time one clear
-//! error that names the rank, soon, and nothing left behind; and a rerun passes.
+//! error that names the rank, soon, and nothing left behind; and a rerun passes. And workers that hang without being stopped.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(
     clippy::print_stdout,
@@ -131,6 +131,74 @@ fn a_worker_stopped_at_any_instant_is_named_in_time() {
             }
         });
         bed.rerun(STOPS);
+    }
+}
+
+/// Whether this build has ranks that hang on purpose.
+fn can_hang() -> bool {
+    if !cfg!(debug_assertions) {
+        eprintln!("SKIPPED: an optimized build has no rank that hangs on purpose; nothing was tested");
+    }
+    cfg!(debug_assertions)
+}
+
+/// The run of a rank that hangs on purpose ended as it should.
+fn check_hang(hang: &str, ending: &Ending, said: &[&str]) {
+    let Ending { code, stdout, stderr, seconds } = ending;
+    println!("{hang}: {seconds:.2} s, {stderr}");
+    let victim = hang.split(':').nth(1).unwrap();
+    assert_eq!(*code, Some(1), "{hang}: {stderr}");
+    assert_eq!(stderr.matches("error: ").count(), 1, "{hang}: one error: {stderr}");
+    let error = stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(error.starts_with(&format!("error: rank {victim} (process ")), "{hang}: {error}");
+    for said in said {
+        assert!(error.contains(said), "{hang}: expected `{said}`: {error}");
+    }
+    assert!(stdout.is_empty(), "{hang}: no half result: {stdout}");
+    // Where warming up took long, on a busy machine, a batch has longer, and the error says how long.
+    let limit =
+        error.split_once(" within ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<f64>().ok());
+    let most = SECONDS_MAX + (limit.unwrap_or(4.0) - 4.0);
+    assert!(*seconds < most, "{hang}: expected the end within {most} s, found {seconds:.2}: {error}");
+}
+
+/// One thread hangs; those that say that the rank is alive go on. Four steps are the warm-up's.
+#[test]
+fn a_rank_that_blocks_or_spins_is_named_in_time() {
+    if !can_hang() {
+        return;
+    }
+    for transport in [Transport::SharedMemory, Transport::Tcp] {
+        let bed = Bed::new(transport);
+        // Those that take no processor wait together.
+        std::thread::scope(|scope| {
+            let cases =
+                [("block:0:9", " wait for it"), ("block:3:8", "computing batch"), ("block:2:0", "loading")];
+            for (number, (hang, said)) in cases.into_iter().enumerate() {
+                let bed = &bed;
+                scope.spawn(move || {
+                    let ending = bed.start_hanging(number, hang).end_after_hang();
+                    check_hang(hang, &ending, &[said, "; it has not computed for "]);
+                    assert_eq!(bed.outputs(number), [""; 0], "{hang}: no half-written output");
+                });
+            }
+        });
+        for hang in ["spin:1:9", "spin:2:3"] {
+            let ending = bed.start_hanging(0, hang).end_after_hang();
+            let said = ["hung: expected the tokens of batch ", "; it has been computing batch "];
+            check_hang(hang, &ending, &said);
+            assert_eq!(bed.outputs(0), [""; 0], "{hang}: no half-written output");
+        }
+        bed.rerun(0);
+    }
+}
+
+/// However many wait for it, and wake now and then to look.
+#[test]
+fn one_of_eight_ranks_that_blocks_is_named_in_time() {
+    if can_hang() {
+        let said = ["; it has not computed for ", " wait for it"];
+        check_hang("block:5:7", &bed::generate_hanging("block:5:7"), &said);
     }
 }
 
