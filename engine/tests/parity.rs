@@ -5,9 +5,10 @@
 mod ranks;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8PathBuf;
+use chariot_engine::model::sampler::{Sampling, sample};
 use chariot_engine::model::{HuggingFace, ModelConfig, ModelError, Part, StagePlan, TensorSource};
 use chariot_engine::shard::{Dtype, Parallel, Tensor};
 use ranks::plain::Plain;
@@ -27,6 +28,10 @@ const MODELS: [&str; 8] = [
 ];
 /// The prompt after which every greedy step's logits are stored.
 const DECODED: usize = 2;
+/// The prompt that every split takes in chunks: of 33 tokens, nine blocks.
+const CHUNKED: usize = 3;
+/// For splits: a token at a time, less than a block (4 tokens) and more, up to all but one.
+const CHUNK_SIZES: [usize; 10] = [1, 2, 3, 4, 5, 7, 15, 16, 31, 32];
 
 #[derive(Deserialize)]
 struct GoldenFile {
@@ -39,6 +44,7 @@ struct GoldenFile {
 /// How far PyTorch is from its own f32 in these types, over all prompts.
 #[derive(Deserialize)]
 struct Drift {
+    float64: f32,
     float16: f32,
     bfloat16: f32,
 }
@@ -47,6 +53,8 @@ struct Drift {
 struct Prompt {
     tokens: Vec<u32>,
     greedy: Vec<u32>,
+    /// At each greedy step: the largest logit less the second.
+    margins: Vec<f32>,
 }
 
 /// A model of `parity/golden`.
@@ -111,6 +119,39 @@ impl Golden {
             distance(logits.last().unwrap(), expected.last().unwrap())
         };
         self.prompts.iter().zip(&self.prefill).map(last).collect()
+    }
+}
+
+/// The largest logit less the second.
+fn margin(logits: &[f32]) -> f32 {
+    let best = largest(logits) as usize;
+    let others = logits.iter().enumerate().filter(|(token, _)| *token != best);
+    logits[best] - others.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Their tokens must be those of the largest logits by far more than logits may differ, else equal tokens would be luck.
+#[test]
+fn no_greedy_token_hangs_on_rounding() {
+    for golden in MODELS.map(Golden::read) {
+        let name = golden.name;
+        assert!(golden.tolerance <= 2e-4 && golden.drift.float64 <= golden.tolerance / 10.0, "{name}");
+        for (number, (prompt, prefill)) in golden.prompts.iter().zip(&golden.prefill).enumerate() {
+            assert_eq!((prompt.greedy.len(), prompt.margins.len()), (32, 32), "{name}: prompt {number}");
+            let least = prompt.margins.iter().copied().fold(f32::INFINITY, f32::min);
+            assert!(least >= 10.0 * golden.tolerance, "{name}: prompt {number} has a margin of {least}");
+            let different = prompt.greedy.iter().collect::<BTreeSet<_>>().len();
+            assert!(different >= 8, "{name}: prompt {number} has {different} different tokens");
+            // What is written is so: to four decimals, of the logits that are there.
+            let rows = std::iter::once(prefill.last().unwrap());
+            let rows = rows.chain(if number == DECODED { &golden.decode[1..] } else { &[] });
+            for (step, row) in rows.enumerate() {
+                assert_eq!(largest(row), prompt.greedy[step], "{name}: prompt {number}, token {step}");
+                let apart = (margin(row) - prompt.margins[step]).abs();
+                assert!(apart < 1e-4, "{name}: prompt {number}, token {step}: a margin is off by {apart}");
+            }
+        }
+        assert_eq!(golden.decode.len(), 32, "{name}");
+        golden.expect_row(&golden.decode[0], golden.prefill[DECODED].last().unwrap(), format_args!("decode"));
     }
 }
 
@@ -181,29 +222,61 @@ fn stored_types_are_nearer_than_pytorch_in_them() {
 fn every_chunk_size_has_the_logits() {
     for golden in MODELS.map(Golden::read) {
         let mut model = golden.model(SINGLE);
-        for (prompt, expected) in golden.prompts.iter().zip(&golden.prefill) {
+        for (number, prompt) in golden.prompts.iter().enumerate() {
             for size in 1..=prompt.tokens.len() {
-                let mut context = 0;
-                for tokens in prompt.tokens.chunks(size) {
-                    let logits = model.step(&[Chunk { seq: 3, context, tokens }]);
-                    for (found, row) in logits.iter().zip(context..) {
-                        golden.expect_row(found, &expected[row], format_args!("chunks of {size}, row {row}"));
-                    }
-                    context += tokens.len();
-                }
+                in_chunks(&golden, &mut model, number, size);
             }
         }
     }
 }
 
-/// 1 to 16 sequences at once, some with chunks of their prompt and some decoding, in a split of ranks.
+/// One prompt, in every split of TP and PP.
+#[test]
+fn every_split_has_the_logits_of_chunks() {
+    for golden in MODELS.map(Golden::read) {
+        for parallel in splits(&golden.config).into_iter().filter(|&parallel| parallel != SINGLE) {
+            let mut model = golden.model(parallel);
+            for size in CHUNK_SIZES {
+                in_chunks(&golden, &mut model, CHUNKED, size);
+            }
+        }
+    }
+}
+
+/// A prompt in chunks of `size` tokens.
+fn in_chunks(golden: &Golden, model: &mut Model, prompt: usize, size: usize) {
+    let parallel = model.parallel();
+    let mut context = 0;
+    for tokens in golden.prompts[prompt].tokens.chunks(size) {
+        let logits = model.step(&[Chunk { seq: 3, context, tokens }]);
+        for (found, row) in logits.iter().zip(context..) {
+            let what = format_args!("{parallel:?}, chunks of {size}, row {row}");
+            golden.expect_row(found, &golden.prefill[prompt][row], what);
+        }
+        context += tokens.len();
+    }
+}
+
+/// 1 to 16 sequences at once, some with chunks of their prompt and some decoding.
 #[test]
 fn mixed_batches_have_the_logits() {
     for golden in MODELS.map(Golden::read) {
-        let parallel = Parallel { tp: 2, pp: 2 };
-        let mut model = golden.model(parallel);
+        let mut model = golden.model(Parallel { tp: 2, pp: 2 });
         for sequences in 1..=SEQUENCES {
             mixed(&golden, &mut model, sequences);
+        }
+    }
+}
+
+/// One sequence, some, and as many as there are, in every split of TP and PP.
+#[test]
+fn every_split_has_the_logits_of_mixed_batches() {
+    for golden in MODELS.map(Golden::read) {
+        for parallel in splits(&golden.config) {
+            let mut model = golden.model(parallel);
+            for sequences in [1, 6, SEQUENCES] {
+                mixed(&golden, &mut model, sequences);
+            }
         }
     }
 }
@@ -234,7 +307,9 @@ fn mixed(golden: &Golden, model: &mut Model, sequences: u32) {
             let golden_prompt = &golden.prompts[prompt(*seq)];
             for position in *context..context + tokens.len() {
                 let found = logits.next().unwrap();
-                let what = format_args!("{sequences} sequences, sequence {seq}, position {position}");
+                let parallel = model.parallel();
+                let what =
+                    format_args!("{parallel:?}, {sequences} sequences, sequence {seq}, position {position}");
                 match golden.prefill[prompt(*seq)].get(position) {
                     Some(expected) => golden.expect_row(&found, expected, what),
                     None => {
@@ -244,6 +319,49 @@ fn mixed(golden: &Golden, model: &mut Model, sequences: u32) {
                 }
             }
             contexts[*seq as usize] += tokens.len();
+        }
+    }
+}
+
+/// Seeds of draws.
+const SEEDS: [u64; 6] = [0, 5, 17, 42, 1234, u64::MAX];
+
+/// The tokens of 24 draws, one sequence a seed, and the logits that each step drew from.
+fn drawn(golden: &Golden, model: &mut Model) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
+    let prompt = &golden.prompts[DECODED].tokens;
+    let mut texts = vec![prompt.clone(); SEEDS.len()];
+    let mut rows = Vec::new();
+    for position in 0..24 {
+        let context = if position == 0 { 0 } else { prompt.len() + position as usize - 1 };
+        let chunk = |(seq, text)| {
+            let text: &Vec<u32> = text;
+            Chunk { seq, context, tokens: &text[context..] }
+        };
+        let chunks: Vec<Chunk<'_>> = (0..).zip(&texts).map(chunk).collect();
+        let logits = model.step(&chunks);
+        let each = logits.len() / SEEDS.len();
+        for ((text, seed), logits) in texts.iter_mut().zip(SEEDS).zip(logits.chunks(each)) {
+            let row = logits.last().unwrap();
+            text.push(sample(row, &Sampling { temperature: 0.9, top_p: 0.9, seed }, position));
+            rows.push(row.clone());
+        }
+    }
+    (texts, rows)
+}
+
+/// A Falcon and a Llama. Stages change no bit of a logit; ranks of a stage add in another order, and draws must withstand that.
+#[test]
+fn draws_are_the_same_in_every_split() {
+    for golden in ["falcon-new", "llama-gqa"].map(Golden::read) {
+        let (expected, _) = drawn(&golden, &mut golden.model(SINGLE));
+        let different = expected.iter().collect::<BTreeSet<_>>().len();
+        assert_eq!(different, SEEDS.len(), "{}: every seed draws its own", golden.name);
+        let mut rows = BTreeMap::new();
+        for parallel in splits(&golden.config) {
+            let (texts, logits) = drawn(&golden, &mut golden.model(parallel));
+            assert_eq!(texts, expected, "{}: {parallel:?}", golden.name);
+            let same = rows.entry(parallel.tp).or_insert_with(|| logits.clone());
+            assert!(*same == logits, "{}: {parallel:?}: expected the bits of fewer stages", golden.name);
         }
     }
 }

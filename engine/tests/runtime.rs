@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/golden");
@@ -26,9 +27,8 @@ fn generate(model: &str, prompts: &[Vec<u64>], more: &[&str]) -> Command {
     command
 }
 
-/// A golden model's tokens on workers are those of Transformers; how often a sequence was preempted meanwhile.
-fn check(model: &str, more: &[&str]) -> u64 {
-    let golden = golden(model);
+/// Every prompt of a golden model and what the workers make of it, 32 tokens each.
+fn continued(model: &str, golden: &Value, more: &[&str]) -> Value {
     let prompts = golden["prompts"].as_array().unwrap();
     let tokens: Vec<Vec<u64>> = prompts.iter().map(|prompt| ids(&prompt["tokens"])).collect();
     let output = generate(model, &tokens, &[&["--max-tokens", "32"], more].concat()).output().unwrap();
@@ -38,50 +38,120 @@ fn check(model: &str, more: &[&str]) -> u64 {
     for (prompt, output) in prompts.iter().zip(report["outputs"].as_array().unwrap()) {
         assert_eq!(ids(&output["token_ids"]), ids(&prompt["greedy"]), "{model} {more:?}");
     }
-    report["preemptions"].as_u64().unwrap()
+    report
 }
 
 #[test]
 fn workers_produce_the_tokens_of_transformers_at_every_split() {
+    let golden = golden("falcon-new");
     for more in [
         &["--tp", "1", "--pp", "1"][..],
         &["--tp", "2", "--pp", "1", "--threads", "2"],
         &["--tp", "1", "--pp", "4", "--chunk", "7"],
         &["--tp", "4", "--pp", "2", "--chunk", "16"],
         &["--tp", "2", "--pp", "2", "--tcp"],
+        &["--tp", "8", "--pp", "1"],
+        &["--tp", "8", "--pp", "1", "--chunk", "16", "--tcp"],
+        &["--tp", "2", "--pp", "4", "--chunk", "16"],
+        &["--tp", "2", "--pp", "4", "--tcp"],
     ] {
-        assert_eq!(check("falcon-new", more), 0, "there is room for all: {more:?}");
+        let report = continued("falcon-new", &golden, more);
+        assert_eq!(report["preemptions"], 0, "there is room for all: {more:?}");
     }
 }
 
 #[test]
 fn sequences_that_are_preempted_and_recomputed_get_the_same_tokens() {
     for model in ["falcon-new", "llama-tied"] {
+        let golden = golden(model);
         for more in [
             // The prompts fill all blocks, and the longest wants another one with its first token.
             &["--tp", "2", "--pp", "2", "--kv-blocks", "11"][..],
             // Room for about half of what prompts and outputs need.
             &["--tp", "2", "--pp", "2", "--chunk", "16", "--kv-blocks", "9"],
         ] {
-            assert!(check(model, more) > 0, "{model} {more:?}: nobody was preempted");
+            let report = continued(model, &golden, more);
+            assert!(report["preemptions"].as_u64().unwrap() > 0, "{model} {more:?}: nobody was preempted");
         }
     }
 }
 
+/// Two all-reduces a layer; at TP8 Mistral's four KV heads lie on two ranks each.
+#[test]
+fn llamas_workers_produce_the_tokens_of_transformers() {
+    for (model, more) in [
+        ("llama-tied", &["--tp", "8", "--pp", "1"][..]),
+        ("llama-tied", &["--tp", "4", "--pp", "2", "--chunk", "16", "--tcp"]),
+        ("mistral", &["--tp", "8", "--pp", "1", "--tcp"]),
+        ("mistral", &["--tp", "2", "--pp", "2", "--chunk", "7"]),
+    ] {
+        continued(model, &golden(model), more);
+    }
+}
+
+/// Every prompt's first logits, and all of one prompt's.
+#[test]
+fn workers_print_the_logits_of_transformers() {
+    for (model, more) in [
+        ("falcon-new", &["--tp", "1", "--pp", "1"][..]),
+        ("falcon-new", &["--tp", "2", "--pp", "4", "--chunk", "16"]),
+        ("falcon-old-sequential", &["--tp", "4", "--pp", "1", "--tcp"]),
+        ("llama-tied", &["--tp", "8", "--pp", "1", "--chunk", "7"]),
+        ("mistral", &["--tp", "2", "--pp", "2", "--tcp"]),
+    ] {
+        let golden = golden(model);
+        let report = continued(model, &golden, &[&["--logits"], more].concat());
+        let bytes = fs_err::read(format!("{GOLDEN}/{model}/logits.safetensors")).unwrap();
+        let stored = SafeTensors::deserialize(&bytes).unwrap();
+        for (number, output) in report["outputs"].as_array().unwrap().iter().enumerate() {
+            let printed: Vec<Vec<f64>> = serde_json::from_value(output["logits"].clone()).unwrap();
+            assert_eq!(printed.len(), 32, "{model} {more:?}: a row a token");
+            let prefill = rows(&stored, &format!("prefill.{number}"));
+            let expected = match number {
+                2 => rows(&stored, "decode.2"),
+                _ => vec![prefill.last().unwrap().clone()],
+            };
+            for (step, (printed, expected)) in printed.iter().zip(&expected).enumerate() {
+                assert_eq!(printed.len(), expected.len());
+                let gap = |(a, b): (&f64, &f64)| (a - b).abs();
+                let apart = printed.iter().zip(expected).map(gap).fold(0.0, f64::max);
+                let what = format!("{model} {more:?}: prompt {number}, token {step}");
+                assert!(apart <= golden["tolerance"].as_f64().unwrap(), "{what}: logits differ by {apart}");
+            }
+        }
+    }
+}
+
+/// A tensor of f32, row by row.
+fn rows(stored: &SafeTensors<'_>, name: &str) -> Vec<Vec<f64>> {
+    let view = stored.tensor(name).unwrap();
+    let values = view.data().as_chunks().0.iter().map(|&bytes| f64::from(f32::from_le_bytes(bytes)));
+    values.collect::<Vec<_>>().chunks_exact(view.shape()[1]).map(<[f64]>::to_vec).collect()
+}
+
+/// `parity.rs` has every split and several seeds, in threads.
 #[test]
 fn draws_are_the_same_at_every_split() {
     let prompt = vec![(1..40).collect::<Vec<u64>>()];
-    let draw = |more: &[&str]| {
-        let more =
-            [&["--max-tokens", "24", "--temperature", "0.9", "--top-p", "0.9", "--seed", "5"], more].concat();
-        let output = generate("llama-gqa", &prompt, &more).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        ids(&report["outputs"][0]["token_ids"])
-    };
-    let one = draw(&[]);
-    assert_eq!(draw(&["--tp", "2"]), one);
-    assert_eq!(draw(&["--pp", "2", "--chunk", "5"]), one);
+    for model in ["llama-gqa", "falcon-new"] {
+        let draw = |seed: &str, more: &[&str]| {
+            let sampling = ["--max-tokens", "24", "--temperature", "0.9", "--top-p", "0.9", "--seed", seed];
+            let output = generate(model, &prompt, &[&sampling[..], more].concat()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            ids(&report["outputs"][0]["token_ids"])
+        };
+        let one = draw("5", &[]);
+        assert_ne!(draw("6", &[]), one);
+        for more in [
+            &["--tp", "2"][..],
+            &["--pp", "2", "--chunk", "5"],
+            &["--tp", "8", "--tcp"],
+            &["--tp", "2", "--pp", "4"],
+        ] {
+            assert_eq!(draw("5", more), one, "{model} {more:?}");
+        }
+    }
 }
 
 #[test]
@@ -187,6 +257,29 @@ fn a_chunk_may_be_longer_than_any_sequence() {
     let config = fs_err::read_to_string(&path).unwrap();
     fs_err::write(path, config.replace(r#""chunk": 16"#, r#""chunk": 512"#)).unwrap();
     trial.ok(&TRIAL);
+}
+
+#[test]
+fn links_that_tcp_cannot_emulate_are_doubted() {
+    let emulate = "emulate: {time_scale: 20, bytes_per_value: 4}";
+    let trial = Trial::new(emulate);
+    let platform = fs_err::read_to_string(trial.dir.path().join("platform.yaml")).unwrap();
+    let doubts = |platform: &str| {
+        fs_err::write(trial.dir.path().join("other.yaml"), platform).unwrap();
+        let args = ["cluster", "--platform", "other.yaml", "--on", "cpu", "--out", "other.json"];
+        let (code, _, err) = trial.run(&args);
+        assert_eq!(code, Some(0), "{err}");
+        err
+    };
+    assert_eq!(doubts(&platform), "", "shared memory keeps up");
+    let tcp = platform.replace("transport: shared_memory", "transport: tcp");
+    let told = doubts(&tcp);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert!(
+        told.starts_with("warning: links.nvlink_pair asks an all-reduce for 9.8 GB/s, and TCP"),
+        "{told}"
+    );
+    assert_eq!(doubts(&tcp.replace("time_scale: 20", "time_scale: 400")), "");
 }
 
 /// Over emulated links: the same files as the simulator's, marked measured.

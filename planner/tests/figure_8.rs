@@ -48,6 +48,10 @@ fn a_rerun_has_nothing_to_do_and_the_files_are_where_the_readme_says() {
     let first = project.run_small(&[]);
     assert!(first.contains("(simulated)"), "{first}");
     assert!(first.contains("Published claims and what came out (simulated)"), "{first}");
+    assert!(
+        first.contains("direction only") || first.contains("not reproduced"),
+        "short, and exit 0: {first}"
+    );
     let files = project.out();
     for figure in ["figure-8a", "figure-8b"] {
         for kind in ["svg", "png", "csv", "json"] {

@@ -1,5 +1,7 @@
 //! Published claims against the numbers that came out, as they are. Knows CSVs and the provenance beside them; tunes nothing.
 
+use std::collections::BTreeSet;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
@@ -30,12 +32,21 @@ struct Claim {
     denominator: Labels,
     #[serde(default)]
     over: Option<String>,
+    /// The ratio must be as published at every value of `over`, not in the median.
+    #[serde(default)]
+    all: bool,
     published: f64,
     tolerance: f64,
 }
 
-/// How a claim fared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+impl Claim {
+    fn verdict(&self, got: &Ratio) -> Verdict {
+        Verdict::of(got.value, self.published, self.tolerance)
+    }
+}
+
+/// How a claim fared, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Verdict {
     /// Within the tolerance of what was published.
     #[serde(rename = "reproduced")]
@@ -82,6 +93,15 @@ pub struct Ratio {
     pub high: Option<f64>,
 }
 
+/// How many values of `over` have a ratio within the tolerance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Those that do.
+    pub held: usize,
+    /// All that the figure has, those without a number among them.
+    pub of: usize,
+}
+
 /// One claim and what came out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
@@ -97,8 +117,11 @@ pub struct Finding {
     pub tolerance: f64,
     /// What came out: the ratio, or the median of `ratios`.
     pub got: Ratio,
-    /// How it fared.
+    /// How it fared: `got`, or where the claim is about all ratios, the worst of them.
     pub verdict: Verdict,
+    /// Of a claim about all ratios.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all: Option<Held>,
     /// One for each value of `over`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ratios: Vec<Ratio>,
@@ -128,17 +151,14 @@ fn find(claim: &Claim) -> Result<Finding> {
             claim.published, claim.tolerance
         )));
     }
+    if claim.all && claim.over.is_none() {
+        return Err(bad("expected `over` with `all`, found none".into()));
+    }
     let csv = Csv::read(&claim.csv)?;
     let provenance = provenance(&claim.csv)?;
     let numerators = select(&csv, claim, &claim.numerator).map_err(bad)?;
     let denominators = select(&csv, claim, &claim.denominator).map_err(bad)?;
-    let ratios: Vec<Ratio> = numerators
-        .iter()
-        .filter_map(|(at, numerator)| {
-            let (_, denominator) = denominators.iter().find(|(other, _)| other == at)?;
-            Some(ratio(at.clone(), numerator, denominator))
-        })
-        .collect();
+    let ratios = ratios(&numerators, &denominators);
     let got = match (&claim.over, ratios.as_slice()) {
         (_, []) => {
             return Err(bad(
@@ -148,16 +168,41 @@ fn find(claim: &Claim) -> Result<Finding> {
         (None, [ratio]) => ratio.clone(),
         _ => median(&ratios),
     };
+    let (verdict, all) = if claim.all {
+        let places: BTreeSet<_> = numerators.iter().chain(&denominators).map(|(at, _)| at).collect();
+        let (verdict, held) = all_of(claim, &ratios, places.len());
+        (verdict, Some(held))
+    } else {
+        (claim.verdict(&got), None)
+    };
     Ok(Finding {
         name: claim.name.clone(),
         source: claim.source.clone(),
         provenance,
         published: claim.published,
         tolerance: claim.tolerance,
-        verdict: Verdict::of(got.value, claim.published, claim.tolerance),
         got,
+        verdict,
+        all,
         ratios: if claim.over.is_some() { ratios } else { Vec::new() },
     })
+}
+
+/// The worst of `of` ratios, and how many hold; one that is not there has not been reproduced.
+fn all_of(claim: &Claim, ratios: &[Ratio], of: usize) -> (Verdict, Held) {
+    let verdicts: Vec<Verdict> = ratios.iter().map(|ratio| claim.verdict(ratio)).collect();
+    let worst = verdicts.iter().max().copied().filter(|_| ratios.len() == of);
+    let held = verdicts.iter().filter(|verdict| **verdict == Verdict::Reproduced).count();
+    (worst.unwrap_or(Verdict::NotReproduced), Held { held, of })
+}
+
+/// At every value of `over` at which both parts have a number.
+fn ratios(numerators: &[Selected], denominators: &[Selected]) -> Vec<Ratio> {
+    let found = |(at, numerator): &Selected| {
+        let (_, denominator) = denominators.iter().find(|(other, triple)| other == at && triple.is_some())?;
+        Some(ratio(at.clone(), numerator.as_ref()?, denominator.as_ref()?))
+    };
+    numerators.iter().filter_map(found).collect()
 }
 
 /// The figure's JSON beside its CSV says whether the numbers are simulated.
@@ -171,10 +216,10 @@ fn provenance(csv: &Utf8Path) -> Result<String> {
 /// Value, low, high.
 type Triple = [f64; 3];
 
-/// A row's value of `over`, and its numbers.
-type Selected = (Option<String>, Triple);
+/// A row's value of `over`, and its numbers: none where the figure drew no bar, since nothing was sampled.
+type Selected = (Option<String>, Option<Triple>);
 
-/// The rows that satisfy `wanted` and hold a value, in the CSV's order.
+/// The rows that satisfy `wanted`, in the CSV's order.
 fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<Selected>, String> {
     let column = |name: &str| {
         let near = || hint(name, csv.header.iter().map(String::as_str));
@@ -193,8 +238,9 @@ fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<
         if !equalities.iter().all(|(column, label)| row[*column] == *label) {
             continue;
         }
+        let at = over.map(|column| row[column].clone());
         if row[value].is_empty() {
-            // The figure drew no bar here: nothing was sampled, so there is nothing to compare.
+            found.push((at, None));
             continue;
         }
         let number = |column: usize| {
@@ -204,13 +250,12 @@ fn select(csv: &Csv, claim: &Claim, wanted: &Labels) -> std::result::Result<Vec<
             })
         };
         let triple = [number(value)?, number(low)?, number(high)?];
-        let at = over.map(|column| row[column].clone());
-        if found.iter().any(|(other, _)| *other == at) {
+        if found.iter().any(|(other, triple)| *other == at && triple.is_some()) {
             return Err(format!("expected one row where {}, found several", describe(wanted)));
         }
-        found.push((at, triple));
+        found.push((at, Some(triple)));
     }
-    if found.is_empty() {
+    if found.iter().all(|(_, triple)| triple.is_none()) {
         return Err(format!("expected a row where {} in {}, found none", describe(wanted), claim.csv));
     }
     Ok(found)
@@ -259,11 +304,12 @@ const MEANING: &str = "In brackets: the ratio when both parts move over their er
 
 fn cells(finding: &Finding) -> [String; 5] {
     let published = format!("{} ± {:.0} %", finding.published, finding.tolerance * 100.0);
+    let held = finding.all.map_or_else(String::new, |all| format!(" ({} of {})", all.held, all.of));
     [
         finding.name.clone(),
         published,
         got(&finding.got),
-        finding.verdict.words().to_owned(),
+        format!("{}{held}", finding.verdict.words()),
         finding.source.clone(),
     ]
 }

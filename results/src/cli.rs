@@ -65,7 +65,7 @@ enum Command {
         #[arg(long)]
         name: String,
     },
-    /// Hold published claims against figures' CSVs: NAME.json, NAME.md and NAME.txt.
+    /// Hold published claims against figures' CSVs: NAME.json, NAME.md and NAME.txt; the exit code does not tell the verdicts, the files do.
     #[command(after_help = "Example:\n  chariot-results check --spec check.json --out claims --name claims")]
     Check {
         /// The claims: see docs/formats.md.

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shape import DTYPES, FAMILIES, LAYER_PARAMETERS, LAYERS, PARAMETERS
+from shape import DTYPES, FAMILIES, HIDDEN, LAYER_PARAMETERS, LAYERS, PARAMETERS
 
 HERE = Path(__file__).parent
 MEASURE = f"{sys.executable} {HERE / 'measure.py'}"
@@ -58,7 +58,8 @@ class Cell:
     new: int
 
 
-CELLS = [Cell("prefill 512", 512, 1, 0)] + [Cell(f"decode b{batch}", 64, batch, 32) for batch in (1, 8, 32)]
+PREFILL = Cell("prefill 512", 512, 1, 0)
+CELLS = [PREFILL] + [Cell(f"decode b{batch}", 64, batch, 32) for batch in (1, 8, 32)]
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,36 @@ def table(out: Path, threads: int) -> str:
     for dtype in DTYPES:
         roofs = " | ".join(f"{roof(machine, dtype, cell):.0f}" for cell in CELLS)
         lines.append(f"| either {dtype} | *roof* | {roofs} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *peak_shares(out, threads)]) + "\n"
+
+
+def peak_shares(out: Path, threads: int) -> Iterator[str]:
+    """Markdown: what part of the f32 FMA peak of its round each prefill came to, in either type."""
+    peaks, rates = {}, defaultdict(dict)
+    with open(out / "samples.csv") as file:
+        for row in csv.DictReader(file):
+            if (row["cell"], row["peer"]) == ("fma_gflop_per_s", f"{threads} threads"):
+                peaks[row["round"]] = float(row["tokens_per_s"]) * 1e9
+            elif row["cell"] == PREFILL.name:
+                rates[row["family"], row["dtype"], row["peer"]][row["round"]] = float(row["tokens_per_s"])
+    yield f"| {PREFILL.name}, % of the f32 FMA peak | peer | linear layers | with attention |"
+    yield "|---|---|---|---|"
+    for family, dtype in MODELS:
+        for peer in (*PEERS, "chariot"):
+            rounds = rates.get((family, dtype, peer), {}).items()
+            counts = [flop_per_token(PREFILL.prompt, attention) for attention in (False, True)]
+            cells = [spread([100 * rate * flop / peaks[number] for number, rate in rounds]) for flop in counts]
+            if rounds:
+                yield f"| {family} {dtype} | {peer} | {' | '.join(cells)} |"
+
+
+def flop_per_token(prompt: int, with_attention: bool) -> float:
+    """Of a prompt's tokens, a multiply-add being two. The head, which one token of a prompt needs, norms and activations are left out.
+
+    Attention: scores, and sums of values, of the keys that a token sees: half of the prompt's on average.
+    """
+    linear = 2 * LAYERS * LAYER_PARAMETERS
+    return linear + with_attention * 2 * 2 * LAYERS * HIDDEN * (prompt + 1) / 2
 
 
 def spread(values: list[float]) -> str:
@@ -217,7 +247,7 @@ def roof(machine: dict[str, list[float]], dtype: str, cell: Cell) -> float:
     """Tokens/s if each step read every weight once at the measured bandwidth, or multiplied at the f32 peak; no attention."""
     flop_per_s = statistics.median(machine["fma_gflop_per_s"]) * 1e9
     if not cell.new:
-        return flop_per_s / (2 * LAYERS * LAYER_PARAMETERS)
+        return flop_per_s / flop_per_token(cell.prompt, with_attention=False)
     bytes_per_step = PARAMETERS * {"f32": 4, "bf16": 2}[dtype]
     steps_per_s = statistics.median(machine["read_gb_per_s"]) * 1e9 / bytes_per_step
     return min(cell.batch * steps_per_s, flop_per_s / (2 * PARAMETERS))

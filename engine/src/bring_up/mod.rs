@@ -1,6 +1,7 @@
 //! Measures what a cluster's links take and what its devices have free, with the ranks and communicators that trials run on. Knows no file and
 //! no command line.
 
+mod emulation;
 mod fit;
 mod groups;
 mod promises;
@@ -16,6 +17,7 @@ use crate::shard::{Dtype, Parallel};
 use crate::sim::hardware::{Exchanged, Fitted, MeasuredLink};
 use crate::sim::platform::Link;
 
+pub use emulation::emulation_doubts;
 pub use promises::doubts;
 
 /// Bytes of each message: from a decode batch's hidden states to a long chunk's.

@@ -75,8 +75,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Cluster::bring_up(preset, provenance).map_err(|error| mistake(&args.platform, error))?;
     let out = Output::create(&args.out)?;
     let platform_out = args.platform_out.as_deref().map(Output::create).transpose()?;
-    if matches!(args.on, On::Cuda) {
-        look_at_gpus(args, &mut cluster)?;
+    match args.on {
+        On::Simulator => {}
+        On::Cpu => warn(&bring_up::emulation_doubts(&cluster.preset)),
+        On::Cuda => look_at_gpus(args, &mut cluster)?,
     }
     if let Some(mut output) = platform_out {
         cluster.preset.validate().context("a platform with measured links is valid")?;
@@ -86,6 +88,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     out.publish_json(&cluster)?;
     let Cluster { platform, nodes, gpus_per_node, .. } = &cluster;
     say(format_args!("{platform} ({provenance}): {nodes} x {gpus_per_node} devices"))
+}
+
+fn warn(doubts: &[String]) {
+    for doubt in doubts {
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "warning: {doubt}");
+    }
 }
 
 /// Writes down what GPUs there are, and measures their links and free memory.
@@ -101,10 +110,7 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.hardware = nodes.iter().map(Node::hardware).collect::<anyhow::Result<_>>()?;
         nodes.iter().zip(&cluster.hardware).flat_map(|(node, hardware)| node.peers(hardware)).collect()
     };
-    for doubt in bring_up::doubts(&cluster.preset, &peers) {
-        // Nobody is left to tell if stderr is closed.
-        let _ = writeln!(std::io::stderr(), "warning: {doubt}");
-    }
+    warn(&bring_up::doubts(&cluster.preset, &peers));
     let plan = runtime::Plan {
         backend: BackendName::Cuda { graphs: false, flash: false },
         operations: false,

@@ -160,6 +160,10 @@ impl Model {
         Self { ranks: vec![vec![Stage::load(&cpu(), &whole(config), source, KV).unwrap()]] }
     }
 
+    pub(crate) fn parallel(&self) -> Parallel {
+        Parallel { tp: self.ranks.len() as u32, pp: self.ranks[0].len() as u32 }
+    }
+
     /// The logits after every token of the chunks.
     pub(crate) fn step(&mut self, chunks: &[Chunk<'_>]) -> Vec<Vec<f32>> {
         let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();

@@ -322,11 +322,16 @@ fn claim(
     if let Some(each) = &claim.each {
         variable(&rows[0], each)?;
     }
+    let of_all = claim.all.as_ref().filter(|all| all.value);
+    if let (Some(all), None) = (of_all, &claim.each) {
+        return Err(Mistake::new(all.span, "`all` of one ratio means nothing")
+            .help("write `each: VARIABLE` beside it, or remove it"));
+    }
     let side = |value: &String| {
         let own = std::iter::once((ratio.value.clone(), value.clone()));
         given.clone().into_iter().chain(own).collect::<BTreeMap<_, _>>()
     };
-    Ok(json!({
+    let mut spec = json!({
         "name": claim.name.clone().unwrap_or_else(|| format!("{} / {}{words}", sides[0], sides[1])),
         "source": claim.source.as_ref().unwrap_or(&check.source),
         "csv": csv,
@@ -336,7 +341,11 @@ fn claim(
         "over": claim.each.as_ref().map(|each| &each.value),
         "published": claim.published.0,
         "tolerance": claim.tolerance.unwrap_or(check.tolerance).fraction,
-    }))
+    });
+    if of_all.is_some() {
+        spec["all"] = json!(true);
+    }
+    Ok(spec)
 }
 
 /// The variable of a ratio and its two values.

@@ -126,6 +126,8 @@ pub struct Claim {
     pub given: BTreeMap<String, Spanned<Text>>,
     /// A variable over whose values the ratio is taken one by one.
     pub each: Option<Spanned<String>>,
+    /// With `each`: every one of the ratios must be as published, not their median. Default: false.
+    pub all: Option<Spanned<bool>>,
     /// The published ratio.
     pub published: Positive,
     /// The claim's own tolerance.

@@ -1,7 +1,10 @@
 //! What is said of mistakes in what a recipe asks for: units, predicates, presets, figures, commands.
 
+use camino::Utf8Path;
+use chariot::step::{Source, Work};
 use expect_test::expect;
 
+use super::compiled;
 use super::mistakes::{RIGHT, check, check_text};
 
 #[test]
@@ -297,5 +300,37 @@ fn only_times_can_be_shown_in_another_unit() {
            |               ^^^^^^^^^^^^^^^^^^^^^^^
            |
            = help: only times can be shown in another unit"#]],
+    );
+}
+
+/// The right pipeline with a check of one claim.
+fn with_claim(more: &str) -> String {
+    let claim = "{figure: figure, metric: p50(tbt), ratio: {parallel: [tp2, pp2]}, published: 1";
+    format!("{RIGHT}  held: {{recipe: check, source: here, tolerance: 5 %, claims: [{claim}{more}}}]}}\n")
+}
+
+#[test]
+fn a_claim_about_all_ratios_is_over_several() {
+    let spec = |more: &str| {
+        let steps = compiled(&with_claim(more), &[]).unwrap();
+        let step = steps.steps.iter().find(|step| step.address == "x/held").unwrap();
+        let Work::Action(action) = &step.work else { panic!("a check is an action") };
+        let Source::Inline(bytes) = &action.inputs[Utf8Path::new("check.json")] else { panic!("inline") };
+        serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["claims"][0]["all"].clone()
+    };
+    assert_eq!(spec(", each: batch, all: true"), true);
+    assert_eq!(spec(", each: batch, all: false"), serde_json::Value::Null);
+    assert_eq!(spec(", each: batch"), serde_json::Value::Null);
+    check_text(
+        &with_claim(", where: {batch: 8}, all: true"),
+        &[],
+        expect![[r#"
+            error: `all` of one ratio means nothing
+              --> pipelines/x.yaml:31:168
+               |
+            31 | ...{parallel: [tp2, pp2]}, published: 1, where: {batch: 8}, all: true}]}
+               |                                                                  ^^^^
+               |
+               = help: write `each: VARIABLE` beside it, or remove it"#]],
     );
 }

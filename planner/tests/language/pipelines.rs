@@ -122,13 +122,13 @@ fn those_that_are_measured() {
         &[],
         expect![[r#"
             1 check: check
-            10 cluster: cluster
+            16 cluster: cluster
             2 figure: figure
-            9 profile: profile
-            12 shard: shard
-            72 summary: summarize
-            36 trial: bench
-            36 trial: simulate
+            15 profile: profile
+            18 shard: shard
+            120 summary: summarize
+            60 trial: bench
+            60 trial: simulate
         "#]],
     );
 }

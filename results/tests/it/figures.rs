@@ -269,6 +269,52 @@ fn claims_are_held_against_what_came_out() {
     assert!(read(&dir.join("out/claims.json")).contains("\"provenance\": \"simulated\""));
 }
 
+/// Of 1, 4 and no number at 32: the median holds, but not all of them.
+#[test]
+fn a_claim_about_all_ratios_hangs_on_each() {
+    let (_guard, dir) = directory();
+    let spec = |published: f64, tolerance: f64, all: bool, denominator: &str| {
+        let mut spec = claims(&dir);
+        spec["claims"].as_array_mut().unwrap().truncate(1);
+        let claim = &mut spec["claims"][0];
+        claim["denominator"] = json!({"parallel": denominator});
+        (claim["published"], claim["tolerance"]) = (json!(published), json!(tolerance));
+        if all {
+            claim["all"] = json!(true);
+        }
+        spec
+    };
+    let verdict = |spec: &Value| {
+        checked(&dir, spec).unwrap();
+        let found: Value = serde_json::from_str(&read(&dir.join("out/claims.json"))).unwrap();
+        let claim = &found["claims"][0];
+        format!("{} {}", claim["verdict"].as_str().unwrap(), claim["all"])
+    };
+    // The ratios are 1 and 4; 32 has a row of one side alone.
+    assert_eq!(verdict(&spec(2.5, 0.1, false, "pp2")), "reproduced null");
+    assert_eq!(verdict(&spec(2.5, 0.1, true, "pp2")), r#"not reproduced {"held":0,"of":3}"#);
+    assert_eq!(verdict(&spec(4.0, 0.1, true, "pp2")), r#"not reproduced {"held":1,"of":3}"#);
+    assert_eq!(verdict(&spec(2.5, 0.9, true, "pp2")), r#"not reproduced {"held":2,"of":3}"#);
+    // Of themselves: 1 and 1.
+    assert_eq!(verdict(&spec(1.0, 0.1, true, "tp8")), r#"reproduced {"held":2,"of":2}"#);
+    assert_eq!(verdict(&spec(1.2, 0.1, true, "tp8")), r#"not reproduced {"held":0,"of":2}"#);
+
+    // Three more, at which only one is out of the tolerance, on the same side of 1.
+    let csv = "parallel,batch,value_ms\ntp8,8,3\ntp8,16,3\ntp8,32,4\npp2,8,1\npp2,16,1\npp2,32,1\n";
+    let checked_in = |csv: &str| {
+        let spec = spec(3.0, 0.1, true, "pp2");
+        write(&dir.join("a.csv"), csv.as_bytes());
+        checked(&dir, &spec).unwrap()
+    };
+    let text = checked_in(csv);
+    assert!(text.contains("direction only (2 of 3)"), "{text}");
+    assert!(read(&dir.join("out/claims.md")).contains("| direction only (2 of 3) |"));
+    let text = checked_in(&csv.replace("tp8,32,4", "tp8,32,3.1"));
+    assert!(text.contains("reproduced (3 of 3)"), "{text}");
+    let text = checked_in(&csv.replace("tp8,32,4", "tp8,32,"));
+    assert!(text.contains("not reproduced (2 of 3)"), "a bar that was not drawn does not hold: {text}");
+}
+
 #[test]
 fn says_what_is_wrong_with_a_claim() {
     let (_guard, dir) = directory();
@@ -285,6 +331,8 @@ fn says_what_is_wrong_with_a_claim() {
         .assert_eq(&wrong(&|c| c["numerator"] = json!({"parallel": "tp8"})));
     expect!["claim `at 16`: expected published > 0 and tolerance >= 0, found 0 and 0.2"]
         .assert_eq(&wrong(&|c| c["published"] = json!(0)));
+    expect!["claim `at 16`: expected `over` with `all`, found none"]
+        .assert_eq(&wrong(&|c| c["all"] = json!(true)));
     let spec = claims(&dir);
     fs_err::remove_file(dir.join("a.json")).unwrap();
     expect!["DIR/a.json: expected a file, found none"].assert_eq(&checked(&dir, &spec).unwrap_err());
