@@ -349,3 +349,23 @@ fn ranks_run_on_the_cores_that_the_platform_gives_them() {
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("runtime.cores: expected cores that this host lets the process use"), "{err}");
 }
+
+#[test]
+fn generate_runs_ranks_on_the_cores_that_it_is_given() {
+    let own = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    let core = (0..nix::sched::CpuSet::count()).rfind(|core| own.is_set(*core).unwrap()).unwrap();
+    let cores = format!("{core},{core}");
+    let more = ["--max-tokens", "200", "--tp", "2", "--cores", &cores];
+    let mut run = generate("falcon-new", &[vec![1, 2, 3]], &more).stdout(Stdio::null()).spawn().unwrap();
+    let driver = run.id();
+    let mut is_pinned = false;
+    while run.try_wait().unwrap().is_none() {
+        let children = format!("/proc/{driver}/task/{driver}/children");
+        let children = fs_err::read_to_string(children).unwrap_or_default();
+        let status = |pid: &str| fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let allowed = format!("Cpus_allowed_list:\t{core}\n");
+        is_pinned |= children.split_whitespace().any(|pid| status(pid).contains(&allowed));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(run.wait().unwrap().success() && is_pinned, "workers run on core {core}");
+}

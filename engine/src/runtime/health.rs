@@ -13,6 +13,9 @@ pub(super) const STALL_NS: u64 = 4_000_000_000;
 /// little more. Of each rank by itself, so that many that wait do not look like one that computes.
 const STALL_CPU_NS: u64 = 40_000_000;
 
+/// What is told of a rank that is to compute: heartbeats are apart, and so a shorter time says nothing.
+const IDLE_TOLD_NS: u64 = 1_000_000_000;
+
 /// Between two looks there is never more time than this, unless the driver itself was stopped.
 const ABSENCE_NS: u64 = 1_000_000_000;
 
@@ -90,7 +93,7 @@ pub(super) enum Verdict {
     /// This rank is silent.
     Silent { rank: usize, ns: u64 },
     /// This rank was to compute, and did not.
-    Blocked { rank: usize, ns: u64 },
+    Blocked { rank: usize },
     /// No rank works, though something is asked of them; this one is waited for.
     Stalled { rank: usize, ns: u64 },
     /// A batch takes longer than it may; this rank is waited for.
@@ -165,7 +168,7 @@ impl Health {
         if let Some((rank, pulse)) = at_work.max_by_key(|(_, pulse)| pulse.idle_ns(now))
             && pulse.idle_ns(now) > STALL_NS
         {
-            return Some(Verdict::Blocked { rank, ns: pulse.idle_ns(now) });
+            return Some(Verdict::Blocked { rank });
         }
         let worked = ranks().map(|(_, pulse)| pulse.idle_ns(now)).min().unwrap_or(0);
         let ns = worked.min(now.saturating_sub(self.progressed_ns));
@@ -213,7 +216,12 @@ impl Health {
             [one] => format!("; rank {one} waits for it"),
             more => format!("; ranks {} wait for it", more.join(", ")),
         };
-        format!("it has been {} for {seconds:.1} s{told}", pulse.doing())
+        let idle_ns = pulse.idle_ns(now);
+        let idle = match self.on_host && pulse.doing().is_work() && idle_ns > IDLE_TOLD_NS {
+            true => format!(", without using its processor for {:.1} s", idle_ns as f64 / 1e9),
+            false => String::new(),
+        };
+        format!("it has been {} for {seconds:.1} s{idle}{told}", pulse.doing())
     }
 }
 
@@ -360,9 +368,10 @@ mod tests {
             let Some((verdict, health)) = watch(&doings, |rank| if rank == 0 { S } else { 0 }, 6) else {
                 panic!("{doing:?}: expected a verdict");
             };
-            assert!(matches!(verdict, Verdict::Blocked { rank: 2, ns } if ns < 5 * S), "{verdict:?}");
+            assert_eq!(verdict, Verdict::Blocked { rank: 2 });
             let story = health.story(2, 5 * S);
-            assert_eq!(story, format!("it has been {doing} for 5.0 s; ranks 1, 3 wait for it"));
+            let idle = "without using its processor for 4.8 s";
+            assert_eq!(story, format!("it has been {doing} for 5.0 s, {idle}; ranks 1, 3 wait for it"));
         }
     }
 
@@ -379,7 +388,7 @@ mod tests {
             }
         }
         let blocked = watch(&[Doing::Loading], |_| 0, 6).map(|(verdict, _)| verdict);
-        assert!(matches!(blocked, Some(Verdict::Blocked { rank: 0, .. })), "{blocked:?}");
+        assert!(matches!(blocked, Some(Verdict::Blocked { rank: 0 })), "{blocked:?}");
     }
 
     /// What a GPU does takes no processor.

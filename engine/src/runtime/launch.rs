@@ -303,10 +303,7 @@ impl Workers {
                 );
                 self.describe(rank, how)
             }
-            Verdict::Blocked { rank, ns } => {
-                let story = health.story(rank, now);
-                self.describe(rank, format!("hung: {story}; it has not computed for {:.1} s", s(ns)))
-            }
+            Verdict::Blocked { rank } => self.describe(rank, format!("hung: {}", health.story(rank, now))),
             Verdict::Stalled { rank, ns } => {
                 let story = health.story(rank, now);
                 self.describe(rank, format!("hung: no rank has computed for {:.1} s; {story}", s(ns)))

@@ -32,6 +32,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// How long driver and peers may take to answer while meeting.
 const MEETING: Duration = Duration::from_secs(20);
 
+/// Room for a report from the start; only those of large batches are longer.
+const FRAME_BYTES: usize = 1024;
+
 /// The write half of the connection to the driver. Two threads write whole frames to it, hence the lock.
 type Driver = Arc<Mutex<Line>>;
 
@@ -61,7 +64,7 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     secret.shake_hands(&mut stream, Side::Caller).context("shake hands with the driver")?;
     let reader = stream.try_clone()?;
     start_watch(stream.try_clone()?);
-    let driver = Arc::new(Mutex::new(Line { stream, frame: Vec::new() }));
+    let driver = Arc::new(Mutex::new(Line { stream, frame: Vec::with_capacity(FRAME_BYTES) }));
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
         Err(error) => {

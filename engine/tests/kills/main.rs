@@ -178,7 +178,7 @@ fn a_rank_that_blocks_or_spins_is_named_in_time() {
                 let bed = &bed;
                 scope.spawn(move || {
                     let ending = bed.start_hanging(number, hang).end_after_hang();
-                    check_hang(hang, &ending, &[said, "; it has not computed for "]);
+                    check_hang(hang, &ending, &[said, ", without using its processor for "]);
                     assert_eq!(bed.outputs(number), [""; 0], "{hang}: no half-written output");
                 });
             }
@@ -197,7 +197,7 @@ fn a_rank_that_blocks_or_spins_is_named_in_time() {
 #[test]
 fn one_of_eight_ranks_that_blocks_is_named_in_time() {
     if can_hang() {
-        let said = ["; it has not computed for ", " wait for it"];
+        let said = [", without using its processor for ", " wait for it"];
         check_hang("block:5:7", &bed::generate_hanging("block:5:7"), &said);
     }
 }
