@@ -314,16 +314,18 @@ fn a_trial_whose_messages_were_late_is_refused_and_leaves_no_result() {
     assert!(left.is_empty(), "expected no result: {left:?}");
 }
 
-#[test]
-fn ranks_run_on_the_cores_that_the_platform_gives_them() {
-    // Each rank on the last core that this process may use.
+/// The last core that this process may use.
+fn last_core() -> usize {
     let own = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
-    let core = (0..nix::sched::CpuSet::count()).rfind(|core| own.is_set(*core).unwrap()).unwrap();
-    let trial = Trial::new(&format!("cores: {:?}", [[core]; 8]));
-    let mut bench = trial.command(&TRIAL).stdout(Stdio::null()).spawn().unwrap();
-    let driver = bench.id();
+    (0..nix::sched::CpuSet::count()).rfind(|core| own.is_set(*core).unwrap()).unwrap()
+}
+
+/// Runs a command whose workers are to run on this core.
+fn check_pinned(command: &mut Command, core: usize) {
+    let mut run = command.stdout(Stdio::null()).spawn().unwrap();
+    let driver = run.id();
     let mut is_pinned = false;
-    while bench.try_wait().unwrap().is_none() {
+    while run.try_wait().unwrap().is_none() {
         let children = format!("/proc/{driver}/task/{driver}/children");
         let children = fs_err::read_to_string(children).unwrap_or_default();
         let status = |pid: &str| fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -331,7 +333,14 @@ fn ranks_run_on_the_cores_that_the_platform_gives_them() {
         is_pinned |= children.split_whitespace().any(|pid| status(pid).contains(&allowed));
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    assert!(bench.wait().unwrap().success() && is_pinned, "workers run on core {core}");
+    assert!(run.wait().unwrap().success() && is_pinned, "workers run on core {core}");
+}
+
+#[test]
+fn ranks_run_on_the_cores_that_the_platform_gives_them() {
+    let core = last_core();
+    let trial = Trial::new(&format!("cores: {:?}", [[core]; 8]));
+    check_pinned(&mut trial.command(&TRIAL), core);
 
     for (cores, said) in [
         ("[[0], [0]]", "runtime.cores: expected one list of cores a device, found 2 lists for 8 devices"),
@@ -352,20 +361,8 @@ fn ranks_run_on_the_cores_that_the_platform_gives_them() {
 
 #[test]
 fn generate_runs_ranks_on_the_cores_that_it_is_given() {
-    let own = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
-    let core = (0..nix::sched::CpuSet::count()).rfind(|core| own.is_set(*core).unwrap()).unwrap();
+    let core = last_core();
     let cores = format!("{core},{core}");
     let more = ["--max-tokens", "200", "--tp", "2", "--cores", &cores];
-    let mut run = generate("falcon-new", &[vec![1, 2, 3]], &more).stdout(Stdio::null()).spawn().unwrap();
-    let driver = run.id();
-    let mut is_pinned = false;
-    while run.try_wait().unwrap().is_none() {
-        let children = format!("/proc/{driver}/task/{driver}/children");
-        let children = fs_err::read_to_string(children).unwrap_or_default();
-        let status = |pid: &str| fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let allowed = format!("Cpus_allowed_list:\t{core}\n");
-        is_pinned |= children.split_whitespace().any(|pid| status(pid).contains(&allowed));
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    assert!(run.wait().unwrap().success() && is_pinned, "workers run on core {core}");
+    check_pinned(&mut generate("falcon-new", &[vec![1, 2, 3]], &more), core);
 }
