@@ -60,6 +60,7 @@ fn start(parallel: Parallel, sequences: u32) -> anyhow::Result<Engine<RuntimeExe
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
         kv: KvSpec { blocks, block_size: BLOCK_SIZE },
+        blocks_touched: 0,
         max_model_len: PROMPT + OUTPUT,
         batch_tokens: 2048,
         places: Places::here(),

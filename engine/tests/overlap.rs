@@ -29,6 +29,7 @@ fn launch() -> RuntimeExecutor {
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
         kv: KV,
+        blocks_touched: 0,
         max_model_len: LENGTH_MAX,
         batch_tokens: LENGTH_MAX,
         places: Places::here(),

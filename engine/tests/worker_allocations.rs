@@ -92,6 +92,7 @@ fn run(steps: u32, shared_memory: bool) -> Vec<usize> {
         threads: 1,
         weights: Weights::HuggingFace(MODEL.into()),
         kv: KvSpec { blocks: 16, block_size: 16 },
+        blocks_touched: 0,
         max_model_len: 64,
         batch_tokens: 64,
         places: Places { ranks: vec![place; PARALLEL.ranks() as usize], ..places },

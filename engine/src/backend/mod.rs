@@ -105,6 +105,9 @@ pub trait Backend {
         activations: u64,
     ) -> Result<Self::KvCache, Self::Error>;
 
+    /// Has memory found for the first `blocks` blocks of `all` now, where that would else be when they are first written.
+    fn touch(&self, _kv: &mut Self::KvCache, _blocks: usize, _all: usize) {}
+
     /// Bytes of all keys and values.
     fn kv_bytes(&self, kv: &Self::KvCache) -> u64;
 

@@ -112,6 +112,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         threads: runtime.threads as usize,
         weights: weights_of(plan, args)?,
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
+        blocks_touched: scheduler.blocks_in_use_max(),
         max_model_len: scheduler.max_model_len,
         batch_tokens: scheduler.batch_tokens_fitting(),
         places: places_of(preset),

@@ -118,6 +118,7 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         threads: runtime.threads as usize,
         weights: bring_up::weights(devices),
         kv: KvSpec { blocks: 1, block_size: 1 },
+        blocks_touched: 0,
         max_model_len: 1,
         batch_tokens: 1,
         places: places_of(&cluster.preset),

@@ -210,6 +210,7 @@ pub(super) fn local(backend: BackendName, parallel: Parallel, threads: u32, tcp:
         threads: threads as usize,
         weights: bring_up::weights(parallel.ranks()),
         kv: KvSpec { blocks: 1, block_size: 1 },
+        blocks_touched: 0,
         max_model_len: 1,
         batch_tokens: 1,
         places: Places::here(),

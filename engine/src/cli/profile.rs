@@ -186,6 +186,7 @@ fn measure(
         threads: runtime.threads as usize,
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: args.seed, dtype },
         kv: KvSpec { blocks: 1, block_size: 1 },
+        blocks_touched: 0,
         max_model_len: 1,
         batch_tokens: 1,
         places: places_of(platform),

@@ -142,6 +142,11 @@ impl<B: Backend> Stage<B> {
         })
     }
 
+    /// Has memory found for the first `blocks` blocks of the KV cache, which has `all`.
+    pub fn touch(&mut self, backend: &B, blocks: u32, all: u32) {
+        backend.touch(&mut self.kv, blocks as usize, all as usize);
+    }
+
     /// Bytes of this rank's weights, in their own type: what the manifest says, for nothing is held twice.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes

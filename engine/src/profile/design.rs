@@ -94,11 +94,6 @@ pub(super) fn longest() -> u32 {
     decoded.chain(continued).chain(ROWS).max().unwrap_or(1)
 }
 
-/// Batches that write to every block of a cache: decodes of a token each, at several places of a block.
-pub(super) fn touching(blocks: u32, block_size: u32) -> Vec<Point> {
-    (0..block_size).step_by(4).map(|place| decodes(blocks, place, false)).collect()
-}
-
 pub(super) fn chunk(context: u32, tokens: u32) -> ProbePart {
     ProbePart { context, tokens, samples: false }
 }
@@ -136,13 +131,5 @@ mod tests {
         let different: std::collections::BTreeSet<&String> = names.iter().collect();
         assert_eq!(different.len(), names.len(), "{names:?}");
         assert!(names.iter().all(|name| !name.contains(',')), "they stand in CSV");
-    }
-
-    #[test]
-    fn touching_reaches_every_block() {
-        let parts: Vec<usize> = touching(8, 16).iter().map(Vec::len).collect();
-        assert_eq!(parts, [8; 4]);
-        let places: Vec<u32> = touching(8, 16).iter().map(|point| point[0].context).collect();
-        assert_eq!(places, [0, 4, 8, 12]);
     }
 }

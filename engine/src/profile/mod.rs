@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::clock::monotonic_ns;
 use crate::model::KvSpec;
-use crate::runtime::{LaunchError, Loss, Plan, ProbePlan, RuntimeExecutor};
+use crate::runtime::{LaunchError, Loss, Plan, RuntimeExecutor};
 use crate::shape::ModelShape;
 use crate::shard::ShardError;
 use crate::sim::measured::Layout;
@@ -97,15 +97,13 @@ pub fn layout(
     let Target { program, mut plan, shape, tokens_max, seconds } = target;
     let parallel = plan.parallel;
     plan.kv = KvSpec { blocks: BLOCKS, block_size: BLOCK_SIZE };
+    plan.blocks_touched = BLOCKS;
     plan.max_model_len = design::longest();
     plan.batch_tokens = tokens_max.max(SEQUENCES);
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
     executor.warm_up(tokens_max, design::longest(), SEQUENCES.min(tokens_max), BLOCKS)?;
     let vocabulary = shape.vocab_size;
-    for point in design::touching(BLOCKS, BLOCK_SIZE) {
-        executor.probe(&point, &ProbePlan { first_block: 0, vocabulary, times: 1, depth: 1 })?;
-    }
     executor.start();
     let began = monotonic_ns();
     let elapsed = || (monotonic_ns() - began) as f64 / 1e9;

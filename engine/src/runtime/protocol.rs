@@ -38,6 +38,8 @@ pub(super) struct Setup {
     pub weights: Weights,
     /// Blocks of the KV cache.
     pub kv: KvSpec,
+    /// The first of them, whose memory is found while loading.
+    pub blocks_touched: u32,
     /// Longest sequence, in tokens.
     pub max_model_len: u32,
     /// Largest batch, in tokens.

@@ -88,7 +88,7 @@ impl<B: Backend> Rank<B> {
             check_memory(&backend, plan, *kv)?;
             Ok::<_, anyhow::Error>(Stage::load(&backend, plan, source, *kv)?)
         };
-        let (stage, hidden_size) = match &setup.weights {
+        let (mut stage, hidden_size) = match &setup.weights {
             Weights::Shards(manifest) => {
                 let (config, file) = open_shard(manifest, seat.rank)?;
                 let plan = plan(config);
@@ -107,6 +107,7 @@ impl<B: Backend> Rank<B> {
                 (load(&plan, &source)?, plan.config.shape.hidden_size)
             }
         };
+        stage.touch(&backend, setup.blocks_touched.min(kv.blocks), kv.blocks);
         Ok(Self {
             stage,
             groups,

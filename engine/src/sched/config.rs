@@ -192,6 +192,12 @@ impl SchedulerConfig {
         self.batch_tokens_max().min(self.max_model_len.saturating_mul(self.batch_cap))
     }
 
+    /// Blocks that are in use at once at most; the lowest ones are.
+    pub fn blocks_in_use_max(&self) -> u32 {
+        let of_one = self.max_model_len.div_ceil(self.block_size);
+        self.batch_cap.saturating_mul(of_one).min(self.blocks)
+    }
+
     /// Blocks that must stay free after an admission.
     pub fn watermark_blocks(&self) -> u32 {
         let default = if self.policy.reserves_max_len() { 0.0 } else { 0.01 };

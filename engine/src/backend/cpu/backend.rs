@@ -70,6 +70,10 @@ impl Backend for Cpu {
         Ok(KvCache::new(shape, layers, blocks, block_size, dtype.into()))
     }
 
+    fn touch(&self, kv: &mut KvCache, blocks: usize, all: usize) {
+        kv.touch(blocks, all);
+    }
+
     fn kv_bytes(&self, kv: &KvCache) -> u64 {
         kv.bytes()
     }

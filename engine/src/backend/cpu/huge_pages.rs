@@ -6,6 +6,7 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt::{Debug, Formatter, Result};
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
@@ -14,6 +15,8 @@ use memmap2::{Advice, MmapMut};
 
 /// Bytes of a huge page.
 const PAGE: usize = 2 << 20;
+/// Bytes of the smallest page that there is.
+const SMALL_PAGE: usize = 4 << 10;
 
 /// `len` values, all bits zero at first.
 pub(super) struct HugePages<T> {
@@ -37,6 +40,17 @@ impl<T: Pod> HugePages<T> {
         #[cfg(target_os = "linux")]
         let _ = map.advise(Advice::HugePage);
         Self { map, place: start..start + bytes, values: PhantomData }
+    }
+}
+
+impl<T> HugePages<T> {
+    /// Has the kernel find memory for the first `len` values, all of which are there, now and not when they are first written.
+    pub(super) fn touch(&mut self, len: usize) {
+        let bytes = &mut self.map[self.place.clone()][..len * size_of::<T>()];
+        for byte in bytes.iter_mut().step_by(SMALL_PAGE) {
+            // A zero that the compiler does not know to be one, which is there already.
+            *byte |= black_box(0);
+        }
     }
 }
 

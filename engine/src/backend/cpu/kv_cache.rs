@@ -113,6 +113,22 @@ impl KvCache {
         Self { block_size, layers }
     }
 
+    /// Takes the memory of the first `blocks` blocks, of `all`, in every layer.
+    pub(super) fn touch(&mut self, blocks: usize, all: usize) {
+        fn each<V: Values>(layers: &mut [Layer<V>], blocks: usize, all: usize) {
+            for layer in layers {
+                for pages in [&mut layer.keys, &mut layer.values] {
+                    pages.touch(pages.len() / all * blocks);
+                }
+            }
+        }
+        match &mut self.layers {
+            Layers::F32(layers) => each(layers, blocks, all),
+            Layers::F16(layers) => each(layers, blocks, all),
+            Layers::Bf16(layers) => each(layers, blocks, all),
+        }
+    }
+
     /// Bytes of all keys and values.
     pub fn bytes(&self) -> u64 {
         fn all<V: Values>(layers: &[Layer<V>]) -> u64 {
