@@ -1,13 +1,13 @@
 //! Published claims against the numbers that came out, as they are. Knows CSVs and the provenance beside them; tunes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::csv::Csv;
 use crate::error::{Error, Result, hint};
-use crate::files::{FORMAT, publish, publish_json, read_json, read_json_value};
+use crate::files::{FORMAT, publish, publish_json, read_json};
 use crate::quantile::quantile;
 use crate::report;
 use crate::spec::Labels;
@@ -35,6 +35,9 @@ struct Claim {
     /// The ratio must be as published at every value of `over`, not in the median.
     #[serde(default)]
     all: bool,
+    /// Repeats of the same name are divided, and the median of their ratios counts, instead of the ratio of their medians.
+    #[serde(default)]
+    paired: bool,
     published: f64,
     tolerance: f64,
 }
@@ -122,6 +125,9 @@ pub struct Finding {
     /// Of a claim about all ratios.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<Held>,
+    /// Whether a ratio is the median of its repeats' ratios.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub paired: bool,
     /// One for each value of `over`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ratios: Vec<Ratio>,
@@ -155,10 +161,22 @@ fn find(claim: &Claim) -> Result<Finding> {
         return Err(bad("expected `over` with `all`, found none".into()));
     }
     let csv = Csv::read(&claim.csv)?;
-    let provenance = provenance(&claim.csv)?;
+    let figure: Drawn = read_json(&claim.csv.with_extension("json"))?;
     let numerators = select(&csv, claim, &claim.numerator).map_err(bad)?;
     let denominators = select(&csv, claim, &claim.denominator).map_err(bad)?;
-    let ratios = ratios(&numerators, &denominators);
+    let mut ratios = ratios(&numerators, &denominators);
+    if claim.paired {
+        let sides = [&claim.numerator, &claim.denominator];
+        ratios =
+            ratios.iter().map(|ratio| figure.paired(claim, sides, ratio)).collect::<Option<_>>().ok_or_else(
+                || {
+                    bad(format!(
+                        "expected a figure with repeats that both parts of the ratio have, found none in {}",
+                        claim.csv
+                    ))
+                },
+            )?;
+    }
     let got = match (&claim.over, ratios.as_slice()) {
         (_, []) => {
             return Err(bad(
@@ -178,12 +196,13 @@ fn find(claim: &Claim) -> Result<Finding> {
     Ok(Finding {
         name: claim.name.clone(),
         source: claim.source.clone(),
-        provenance,
+        provenance: figure.provenance,
         published: claim.published,
         tolerance: claim.tolerance,
         got,
         verdict,
         all,
+        paired: claim.paired,
         ratios: if claim.over.is_some() { ratios } else { Vec::new() },
     })
 }
@@ -205,12 +224,57 @@ fn ratios(numerators: &[Selected], denominators: &[Selected]) -> Vec<Ratio> {
     numerators.iter().filter_map(found).collect()
 }
 
-/// The figure's JSON beside its CSV says whether the numbers are simulated.
-fn provenance(csv: &Utf8Path) -> Result<String> {
-    let beside = csv.with_extension("json");
-    let value = read_json_value(&beside)?;
-    let word = value.get("provenance").and_then(serde_json::Value::as_str);
-    word.map(str::to_owned).ok_or_else(|| Error::file(&beside, "expected `provenance`, found none"))
+/// What a figure's JSON, which lies beside its CSV, says beyond it.
+#[derive(Debug, Deserialize)]
+struct Drawn {
+    /// Whether the numbers are simulated.
+    provenance: String,
+    #[serde(default)]
+    points: Vec<DrawnPoint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DrawnPoint {
+    labels: BTreeMap<String, String>,
+    metric: String,
+    #[serde(default)]
+    repeats: BTreeMap<String, Option<f64>>,
+}
+
+impl Drawn {
+    /// The ratio of each repeat that both sides have: their median between the lowest and the highest.
+    fn paired(&self, claim: &Claim, sides: [&Labels; 2], at: &Ratio) -> Option<Ratio> {
+        let at = &at.at;
+        let [above, below] = sides.map(|wanted| self.repeats(claim, wanted, at.as_deref()));
+        let below = below?;
+        let of_repeat = |(name, number): (&String, &Option<f64>)| {
+            let both = number.zip(below.get(name).copied().flatten());
+            both.map(|(above, below)| ratio(None, &[above; 3], &[below; 3]))
+        };
+        let ratios: Vec<Ratio> = above?.iter().filter_map(of_repeat).collect();
+        let all: Vec<f64> = ratios.iter().map(|ratio| ratio.value.unwrap_or(f64::INFINITY)).collect();
+        let end = |pick: fn(f64, f64) -> f64| all.iter().copied().reduce(pick).filter(|end| end.is_finite());
+        let Ratio { value, .. } = if all.is_empty() { return None } else { median(&ratios) };
+        Some(Ratio { at: at.clone(), value, low: end(f64::min), high: end(f64::max) })
+    }
+
+    /// Repeats of the point with these labels.
+    fn repeats(
+        &self,
+        claim: &Claim,
+        wanted: &Labels,
+        at: Option<&str>,
+    ) -> Option<&BTreeMap<String, Option<f64>>> {
+        let has = |point: &DrawnPoint, name: &str, value: &str| match name {
+            "metric" => point.metric == value,
+            _ => point.labels.get(name).is_some_and(|label| label == value),
+        };
+        let point = self.points.iter().find(|point| {
+            wanted.iter().all(|(name, label)| has(point, name, &label.0))
+                && claim.over.iter().zip(at).all(|(over, at)| has(point, over, at))
+        })?;
+        Some(&point.repeats).filter(|repeats| !repeats.is_empty())
+    }
 }
 
 /// Value, low, high.
@@ -301,6 +365,14 @@ fn got(ratio: &Ratio) -> String {
 }
 
 const MEANING: &str = "In brackets: the ratio when both parts move over their error bars, each on its own.";
+const PAIRED: &str = "Of paired repeats: the median of their ratios, in brackets the lowest and the highest.";
+
+/// What the brackets say of each kind of claim that there is.
+fn meaning(findings: &[Finding]) -> String {
+    let has = |paired: bool| findings.iter().any(|finding| finding.paired == paired);
+    let sentences = [(MEANING, has(false)), (PAIRED, has(true))];
+    sentences.into_iter().filter_map(|(words, said)| said.then_some(words)).collect::<Vec<_>>().join(" ")
+}
 
 fn cells(finding: &Finding) -> [String; 5] {
     let published = format!("{} ± {:.0} %", finding.published, finding.tolerance * 100.0);
@@ -326,7 +398,11 @@ fn table(findings: &[Finding], provenance: &str) -> String {
             rows.add_row([format!("  at {}", each.at.as_deref().unwrap_or("")), String::new(), got(each)]);
         }
     }
-    format!("Published claims and what came out ({provenance})\n\n{}\n{MEANING}\n", report::text(&rows))
+    format!(
+        "Published claims and what came out ({provenance})\n\n{}\n{}\n",
+        report::text(&rows),
+        meaning(findings)
+    )
 }
 
 fn markdown(findings: &[Finding], provenance: &str) -> String {
@@ -347,7 +423,7 @@ fn markdown(findings: &[Finding], provenance: &str) -> String {
             each.collect::<Vec<_>>().join(", ")
         ));
     }
-    text.push_str(&format!("\n{MEANING}\n"));
+    text.push_str(&format!("\n{}\n", meaning(findings)));
     text
 }
 

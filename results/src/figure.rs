@@ -111,7 +111,7 @@ impl Figure {
                 low: Some(capacity.low),
                 high: Some(capacity.high),
                 provenance: capacity.provenance,
-                repeats: None,
+                repeats: BTreeMap::new(),
                 outcome: Some(capacity.outcome),
                 searches: capacity.searches,
             }]);
@@ -138,7 +138,8 @@ impl Figure {
     /// What the bars and error bars stand for.
     fn meaning(&self) -> String {
         let spread = self.all().any(|point| point.low != point.high);
-        if let Some(most) = self.all().filter_map(|point| point.repeats).max() {
+        let most = self.all().map(|point| point.repeats.len()).max().unwrap_or(0);
+        if most > 0 {
             return format!("Median of {most} trials. Error bars: lowest to highest.");
         }
         match (self.spec.source, spread) {
@@ -366,7 +367,7 @@ fn summary_point(
         low: ends.iter().copied().reduce(f64::min),
         high: ends.iter().copied().reduce(f64::max),
         provenance: summary.provenance,
-        repeats: None,
+        repeats: BTreeMap::new(),
         outcome: None,
         searches: Vec::new(),
     };

@@ -22,9 +22,9 @@ pub struct Point {
     pub high: Option<f64>,
     /// Simulated or measured.
     pub provenance: Provenance,
-    /// Trials that it is the median of, where there are several.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repeats: Option<usize>,
+    /// The repeats that it is the median of, where there are such, and their numbers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub repeats: BTreeMap<String, Option<f64>>,
     /// Of a capacity: how its searches ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -54,10 +54,11 @@ fn together(rows: Vec<Vec<Point>>, repeats: &str) -> Vec<Point> {
         let points: Vec<&Point> = rows.iter().map(|row| &row[index]).collect();
         let mut joined = points[0].clone();
         joined.labels.remove(repeats);
+        let named = |point: &&Point| Some((point.labels.get(repeats)?.clone(), point.value));
+        joined.repeats = points.iter().filter_map(named).collect();
         joined.value = median(points.iter().filter_map(|point| point.value).collect());
         joined.low = points.iter().filter_map(|point| point.low).reduce(f64::min);
         joined.high = points.iter().filter_map(|point| point.high).reduce(f64::max);
-        joined.repeats = Some(points.len());
         joined
     };
     (0..panels).map(of_panel).collect()
@@ -82,7 +83,7 @@ mod tests {
             low: value.map(|value| value - 0.5),
             high: value.map(|value| value + 0.5),
             provenance: Provenance::Measured,
-            repeats: None,
+            repeats: BTreeMap::new(),
             outcome: None,
             searches: Vec::new(),
         }
@@ -94,11 +95,10 @@ mod tests {
         let rows = rows.map(|(x, repeat, value)| vec![point(x, repeat, Some(value)), point(x, repeat, None)]);
         let joined = join(rows.into(), [&"x".to_owned(), &"way".to_owned()], "repeat");
         let numbers: Vec<_> =
-            joined.iter().map(|row| (row[0].value, row[0].low, row[0].high, row[0].repeats)).collect();
-        assert_eq!(
-            numbers,
-            [(Some(2.0), Some(0.5), Some(4.5), Some(3)), (Some(7.5), Some(6.5), Some(8.5), Some(2))]
-        );
+            joined.iter().map(|row| (row[0].value, row[0].low, row[0].high, row[0].repeats.len())).collect();
+        assert_eq!(numbers, [(Some(2.0), Some(0.5), Some(4.5), 3), (Some(7.5), Some(6.5), Some(8.5), 2)]);
+        let each = [("0", 4.0), ("1", 1.0), ("2", 2.0)].map(|(name, value)| (name.to_owned(), Some(value)));
+        assert_eq!(joined[0][0].repeats, each.into());
         assert!(joined.iter().flatten().all(|point| !point.labels.contains_key("repeat")));
         assert_eq!((joined[0][1].value, joined[0][1].low), (None, None));
     }

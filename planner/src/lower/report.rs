@@ -327,6 +327,13 @@ fn claim(
         return Err(Mistake::new(all.span, "`all` of one ratio means nothing")
             .help("write `each: VARIABLE` beside it, or remove it"));
     }
+    let paired = claim.paired.as_ref().filter(|paired| paired.value);
+    if let (Some(paired), None) = (paired, &figure.repeats) {
+        let title = format!("`{}` has no repeats to pair", claim.figure.value);
+        return Err(Mistake::new(paired.span, title).also(drawn.target.span, "declared here").help(
+            "name there the variable in which repeats differ, `repeats: VARIABLE`, or remove `paired`",
+        ));
+    }
     let side = |value: &String| {
         let own = std::iter::once((ratio.value.clone(), value.clone()));
         given.clone().into_iter().chain(own).collect::<BTreeMap<_, _>>()
@@ -344,6 +351,9 @@ fn claim(
     });
     if of_all.is_some() {
         spec["all"] = json!(true);
+    }
+    if paired.is_some() {
+        spec["paired"] = json!(true);
     }
     Ok(spec)
 }

@@ -128,6 +128,9 @@ pub struct Claim {
     pub each: Option<Spanned<String>>,
     /// With `each`: every one of the ratios must be as published, not their median. Default: false.
     pub all: Option<Spanned<bool>>,
+    /// The median of the ratios of single repeats, of a figure that has `repeats`, instead of the ratio of their medians: where a repeat of one side was made beside one
+    /// of the other. Default: false.
+    pub paired: Option<Spanned<bool>>,
     /// The published ratio.
     pub published: Positive,
     /// The claim's own tolerance.

@@ -309,15 +309,41 @@ fn with_claim(more: &str) -> String {
     format!("{RIGHT}  held: {{recipe: check, source: here, tolerance: 5 %, claims: [{claim}{more}}}]}}\n")
 }
 
+/// The claim that the check of a pipeline is told.
+fn claim_of(pipeline: &str) -> serde_json::Value {
+    let steps = compiled(pipeline, &[]).unwrap();
+    let step = steps.steps.iter().find(|step| step.address == "x/held").unwrap();
+    let Work::Action(action) = &step.work else { panic!("a check is an action") };
+    let Source::Inline(bytes) = &action.inputs[Utf8Path::new("check.json")] else { panic!("inline") };
+    serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["claims"][0].clone()
+}
+
+#[test]
+fn a_claim_about_paired_repeats_is_of_a_figure_that_has_some() {
+    let claim = with_claim(", paired: true");
+    let repeated = claim.replace("x: {variable: batch}", "x: {variable: parallel}\n    repeats: batch");
+    assert_eq!(claim_of(&repeated)["paired"], true);
+    assert_eq!(claim_of(&with_claim(""))["paired"], serde_json::Value::Null);
+    check_text(
+        &claim,
+        &[],
+        expect![[r#"
+        error: `figure` has no repeats to pair
+          --> pipelines/x.yaml:31:152
+           |
+        24 |   figure:
+           |   ------ declared here
+        ...
+        31 |   held: {recipe: check, source: here, tolerance: 5 %, claims: [{figure: figure, metric: p50(tbt), ratio: {parallel: [tp2, pp2]}, published: 1, paired: true}]}
+           |                                                                                                                                                        ^^^^
+           |
+           = help: name there the variable in which repeats differ, `repeats: VARIABLE`, or remove `paired`"#]],
+    );
+}
+
 #[test]
 fn a_claim_about_all_ratios_is_over_several() {
-    let spec = |more: &str| {
-        let steps = compiled(&with_claim(more), &[]).unwrap();
-        let step = steps.steps.iter().find(|step| step.address == "x/held").unwrap();
-        let Work::Action(action) = &step.work else { panic!("a check is an action") };
-        let Source::Inline(bytes) = &action.inputs[Utf8Path::new("check.json")] else { panic!("inline") };
-        serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["claims"][0]["all"].clone()
-    };
+    let spec = |more: &str| claim_of(&with_claim(more))["all"].clone();
     assert_eq!(spec(", each: batch, all: true"), true);
     assert_eq!(spec(", each: batch, all: false"), serde_json::Value::Null);
     assert_eq!(spec(", each: batch"), serde_json::Value::Null);

@@ -315,6 +315,60 @@ fn a_claim_about_all_ratios_hangs_on_each() {
     assert!(text.contains("not reproduced (2 of 3)"), "a bar that was not drawn does not hold: {text}");
 }
 
+/// A figure of two ways in two places, three repeats each, and a claim about all ratios of their paired repeats.
+fn paired(dir: &Utf8Path, repeats: &Value) -> Value {
+    write(
+        &dir.join("a.csv"),
+        b"place,way,metric,value_ms\nhere,told,m,20\nhere,seen,m,10\nthere,told,m,3\nthere,seen,m,3\n",
+    );
+    let point = |place: &str, way: &str| json!({"labels": {"place": place, "way": way}, "metric": "m", "repeats": repeats[place][way]});
+    let points =
+        [point("here", "told"), point("here", "seen"), point("there", "told"), point("there", "seen")];
+    write(
+        &dir.join("a.json"),
+        json!({"format": 1, "provenance": "measured", "points": points}).to_string().as_bytes(),
+    );
+    json!({"format": 1, "claims": [
+        {"name": "told as seen", "source": "here", "csv": dir.join("a.csv"), "value": "value_ms", "numerator": {"way": "told", "metric": "m"},
+         "denominator": {"way": "seen", "metric": "m"}, "over": "place", "published": 1.0, "tolerance": 0.15, "all": true},
+    ]})
+}
+
+/// Machines wander: the medians of both ways are of different repeats.
+#[test]
+fn paired_repeats_are_divided_one_by_one() {
+    let (_guard, dir) = directory();
+    let repeats = json!({
+        "here": {"told": {"0": 10.0, "1": 20.0, "2": 30.0}, "seen": {"0": 10.0, "1": 10.0, "2": 60.0}},
+        "there": {"told": {"0": 3.0, "1": 3.0, "2": null}, "seen": {"0": 3.0, "1": 2.5, "3": 9.0}},
+    });
+    let mut spec = paired(&dir, &repeats);
+    let text = checked(&dir, &spec).unwrap();
+    assert!(text.contains("not reproduced (1 of 2)"), "20 / 10 and 3 / 3: {text}");
+    spec["claims"][0]["paired"] = json!(true);
+    expect![[r#"
+        Published claims and what came out (measured)
+
+        claim         published  got (measured)     verdict              source
+        told as seen  1 ± 15 %   1.05 [0.75..1.60]  reproduced (2 of 2)  here
+          at here                1.00 [0.50..2.00]
+          at there               1.10 [1.00..1.20]
+
+        Of paired repeats: the median of their ratios, in brackets the lowest and the highest.
+    "#]]
+    .assert_eq(&checked(&dir, &spec).unwrap());
+    assert!(read(&dir.join("out/claims.json")).contains("\"paired\": true"));
+    for without in [json!({}), json!({"0": 1.0}), json!({"0": null})] {
+        let mut repeats = repeats.clone();
+        repeats["there"]["seen"] = without;
+        repeats["there"]["told"].as_object_mut().unwrap().remove("0");
+        let mut spec = paired(&dir, &repeats);
+        spec["claims"][0]["paired"] = json!(true);
+        expect!["claim `told as seen`: expected a figure with repeats that both parts of the ratio have, found none in DIR/a.csv"]
+            .assert_eq(&checked(&dir, &spec).unwrap_err());
+    }
+}
+
 #[test]
 fn says_what_is_wrong_with_a_claim() {
     let (_guard, dir) = directory();
