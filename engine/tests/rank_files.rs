@@ -36,8 +36,10 @@ impl Bench {
         Utf8Path::from_path(self.0.path()).unwrap().join(name)
     }
 
+    /// A server that starts, where it should not, ends with the time.
     fn run(&self, args: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chariot-engine"));
+        let mut command = Command::new("timeout");
+        command.args(["120", env!("CARGO_BIN_EXE_chariot-engine")]);
         command.args(args.split(' ')).current_dir(self.0.path()).output().unwrap()
     }
 
@@ -47,11 +49,13 @@ impl Bench {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn refuses(&self, args: &str, expected: &str) {
+    /// What it says on stderr.
+    fn refuses(&self, args: &str, expected: &str) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains(expected), "expected `{expected}` in: {stderr}");
+        assert_eq!(output.status.code(), Some(2), "{args}: expected `{expected}` in: {stderr}");
+        assert!(stderr.contains(expected), "{args}: expected `{expected}` in: {stderr}");
+        stderr
     }
 
     fn json(&self, name: &str) -> Value {
@@ -272,8 +276,38 @@ const TRIAL: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk":
     "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 60.0,
     "seed": 7, "repetition": 0, "band": "central", "compat": "honest"}"#;
 
+/// The bytes with some text of the header in the place of other text of the same length.
+fn with_header(whole: &[u8], old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let at = whole.windows(old.len()).position(|text| text == old.as_bytes()).unwrap();
+    [&whole[..at], new.as_bytes(), &whole[at + old.len()..]].concat()
+}
+
+/// The bytes with one of them changed.
+fn with_flip(whole: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    bytes[at] ^= 0x40;
+    bytes
+}
+
+/// Ways to spoil a file of safetensors that its own header tells, and what is then said of it.
+fn told_by_the_header(whole: &[u8]) -> Vec<(Vec<u8>, String)> {
+    let length = whole.len();
+    let of_length = |found| format!("expected {length} bytes, as its header says, found {found}");
+    let no_header = "expected a safetensors header, found ";
+    vec![
+        (whole[..length - 1].to_vec(), of_length(length - 1)),
+        (whole[..length / 2].to_vec(), of_length(length / 2)),
+        ([whole, b"!"].concat(), of_length(length + 1)),
+        (Vec::new(), format!("{no_header}a file of 0 bytes")),
+        (whole[..5].to_vec(), format!("{no_header}a file of 5 bytes")),
+        (with_flip(whole, 7), format!("{no_header}one of ")),
+        (with_flip(whole, 8), no_header.to_owned()),
+    ]
+}
+
 #[test]
-fn a_damaged_file_is_not_computed_with() {
+fn a_damaged_rank_file_is_not_computed_with_and_shard_mends_it() {
     let bench = Bench::new();
     let platform = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipelines/platforms/cpu-2x4.yaml");
     bench.succeeds(&format!("cluster --platform {platform} --on cpu --out measured.json"));
@@ -281,29 +315,93 @@ fn a_damaged_file_is_not_computed_with() {
     bench.succeeds(shard);
     fs_err::write(bench.path("config.json"), TRIAL).unwrap();
     let trial = "bench --cluster measured.json --weights weights.json --config config.json --out trial";
+    let name = "rank-001.safetensors";
+    let [whole, other] = [name, "rank-000.safetensors"].map(|file| fs_err::read(bench.path(file)).unwrap());
+    let manifest = bench.json("weights.json");
+    let tensors = manifest["stages"][0]["ranks"][1]["tensors"].as_array().unwrap();
+    let digest = |name: &str| {
+        let tensor = tensors.iter().find(|tensor| tensor["name"] == name).unwrap();
+        format!("{name} of digest {}, found ", tensor["digest"].as_str().unwrap())
+    };
+    let values = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let absent = "expected tensor lm_head.weight, found none of that name".to_owned();
+    let mut damages = told_by_the_header(&whole);
+    damages.extend([
+        (with_flip(&whole, values), digest("embedding.weight")),
+        (with_flip(&whole, whole.len() - 1), digest("lm_head.weight")),
+        // The first that is read of those that differ.
+        (other, digest("layers.0.attention.qkv.weight")),
+        (with_header(&whole, "lm_head.weight", "lm_head.weighs"), absent),
+        // All bytes are as they were; what they mean is not.
+        (with_header(&whole, "\"BF16\"", "\"F16\" "), "of dtype Bfloat16, found Float16".to_owned()),
+    ]);
+    let check = |said: &str| {
+        let told = bench.refuses(trial, said);
+        let place = told.starts_with("error: rank 1: ") && told.contains(name);
+        assert!(place && told.ends_with("; run `chariot-engine shard` again\n"), "{told}");
+        assert!(bench.files("trial").is_empty(), "expected no result: {said}");
+        assert!(bench.succeeds(shard).contains("1 written, 1 as they should be"), "{said}");
+        assert!(fs_err::read(bench.path(name)).unwrap() == whole, "{said}");
+    };
+    for (bytes, said) in damages {
+        fs_err::write(bench.path(name), bytes).unwrap();
+        check(&said);
+    }
+    fs_err::remove_file(bench.path(name)).unwrap();
+    check("rank-001.safetensors: expected a safetensors file, found none");
+    let mut without = manifest.clone();
+    without["stages"][0]["ranks"].as_array_mut().unwrap().pop();
+    fs_err::write(bench.path("weights.json"), without.to_string()).unwrap();
+    bench.refuses(trial, "weights.json: expected what rank 1 holds, found no such rank; run `chariot-engine");
+    bench.succeeds(shard);
     bench.succeeds(trial);
-    let rank = bench.path("rank-001.safetensors");
-    let mut bytes = fs_err::read(&rank).unwrap();
-    // Of the last tensor, the head.
-    *bytes.last_mut().unwrap() ^= 1;
-    fs_err::write(&rank, &bytes).unwrap();
-    let output = bench.run(trial);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let head = bench.json("weights.json")["stages"][0]["ranks"][1]["tensors"]
-        .as_array()
-        .unwrap()
-        .last()
-        .unwrap()
-        .clone();
-    let expected = format!(
-        "rank-001.safetensors: expected lm_head.weight of digest {}, found ",
-        head["digest"].as_str().unwrap()
-    );
-    assert!(stderr.contains(&expected), "expected `{expected}` in: {stderr}");
-    assert!(stderr.contains("run `chariot-engine shard` again"), "{stderr}");
-    assert!(bench.succeeds(shard).contains("1 written, 1 as they should be"));
-    bench.succeeds(trial);
+}
+
+/// A folder has no digests: what its headers do not tell is not found.
+#[test]
+fn a_damaged_folder_is_the_users_to_mend_whoever_reads_it() {
+    let bench = Bench::new();
+    for (model, golden) in [("model", golden("mistral")), ("parts", golden("falcon-new"))] {
+        fs_err::create_dir(bench.path(model)).unwrap();
+        for entry in fs_err::read_dir(golden).unwrap().map(Result::unwrap) {
+            fs_err::copy(entry.path(), bench.path(model).as_std_path().join(entry.file_name())).unwrap();
+        }
+    }
+    let generate = |model| format!("generate --model {model} --prompt-ids 1,2 --max-tokens 1 --tp 2");
+    let serve = |model| format!("serve --model {model} --port 0 --tp 2");
+    let file = bench.path("model/model.safetensors");
+    let whole = fs_err::read(&file).unwrap();
+    bench.succeeds(&generate("model"));
+    let mut damages = told_by_the_header(&whole);
+    damages.extend([
+        (
+            with_header(&whole, "model.norm.weight", "model.norm.weighs"),
+            "expected tensor model.norm.weight, found none of that name".to_owned(),
+        ),
+        (with_header(&whole, "[250,64]", "[64,250]"), "of shape [250, 64], found [64, 250]".to_owned()),
+    ]);
+    let check = |model, said: &str| {
+        for args in [generate(model), serve(model)] {
+            let told = bench.refuses(&args, said);
+            assert!(told.contains("error: rank "), "{args}: {told}");
+            assert!(told.ends_with("; fetch the model's files again\n"), "{args}: {told}");
+        }
+    };
+    for (bytes, said) in damages {
+        fs_err::write(&file, bytes).unwrap();
+        check("model", &format!("model/model.safetensors: {said}"));
+    }
+    fs_err::remove_file(&file).unwrap();
+    check("model", "model: expected model.safetensors or model.safetensors.index.json, found neither");
+    fs_err::remove_file(bench.path("parts/model-00002-of-00003.safetensors")).unwrap();
+    check("parts", "expected parts/model-00002-of-00003.safetensors, which holds transformer.");
+    // Not of a file, but of what was asked for.
+    fs_err::write(&file, whole).unwrap();
+    let config = fs_err::read_to_string(bench.path("model/config.json")).unwrap();
+    let config = config.replace("\"sliding_window\": null", "\"sliding_window\": 2");
+    fs_err::write(bench.path("model/config.json"), config).unwrap();
+    let said = "expected sequences of at most 2 tokens, the model's attention window, found 3\n";
+    bench.refuses(&generate("model"), said);
 }
 
 #[test]

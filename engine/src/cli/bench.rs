@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use camino::Utf8Path;
 use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
@@ -27,7 +26,7 @@ use super::files::{Output, mistake, write_json};
 use super::gpu_selftest::before_measuring;
 use super::nodes::{Node, nodes_of, places_of};
 use super::plan::{Plan, Shown, TrialArgs};
-use super::say;
+use super::{ranks, say};
 
 /// How long workers may take to load their weights.
 pub(super) const READY_BY: Duration = Duration::from_secs(600);
@@ -122,8 +121,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         ready_by: READY_BY,
         step_by: STEP_BY,
     };
-    let program = std::env::current_exe().context("find this executable")?;
-    let mut executor = RuntimeExecutor::launch(&program, &workers)?;
+    let mut executor = ranks::start(&workers)?;
     if !runtime.places.is_empty() {
         let us = executor.clock_uncertainty().as_secs_f64() * 1e6;
         say(format_args!("stages' times are by the driver's clock, to within {us:.0} us when ranks joined"))?;

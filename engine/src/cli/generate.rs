@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::backend::BackendName;
 use chariot_engine::bring_up;
@@ -22,7 +21,7 @@ use super::bench::STEP_BY;
 use super::choice::Choice;
 use super::cores::Cores;
 use super::files::{mistake, read, wrong};
-use super::say;
+use super::{ranks, say};
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;
@@ -240,8 +239,7 @@ pub(super) fn launch(
         cores,
         ..local(backend, parallel, threads, tcp)
     };
-    let program = std::env::current_exe().context("find this executable")?;
-    Ok(RuntimeExecutor::launch(&program, &plan)?)
+    ranks::start(&plan)
 }
 
 fn serve(

@@ -12,6 +12,7 @@ mod gpu_selftest;
 mod nodes;
 mod plan;
 mod profile;
+mod ranks;
 mod serve;
 mod shard;
 mod simulate;

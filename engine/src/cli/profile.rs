@@ -10,7 +10,7 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::backend::cuda;
 use chariot_engine::model::{KvSpec, ModelConfig};
-use chariot_engine::profile::{self, SampleRow, Target};
+use chariot_engine::profile::{self, ProfileError, SampleRow, Target};
 use chariot_engine::runtime::{self, Weights};
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
@@ -20,9 +20,8 @@ use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links};
 use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::nodes::places_of;
-use super::say;
 use super::shard::DummyDtype;
-use super::yaml;
+use super::{ranks, say, yaml};
 use samples::Samples;
 use shown::Shown;
 
@@ -204,7 +203,10 @@ fn measure(
         // Nobody is left to tell if stderr is closed.
         let _ = writeln!(std::io::stderr(), "{} at tp{tp} x pp{pp}: {what}", config.shape.name);
     };
-    Ok(profile::layout(target, &mut progress)?)
+    profile::layout(target, &mut progress).map_err(|error| match error {
+        ProfileError::Launch(error) => ranks::blame(error),
+        other => other.into(),
+    })
 }
 
 /// Where these costs come from.

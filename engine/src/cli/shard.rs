@@ -139,10 +139,7 @@ fn parse(path: &Utf8Path) -> anyhow::Result<ModelConfig> {
 
 /// Wrong weights are the user's to mend, a full disk is not.
 fn blame(error: ModelError) -> anyhow::Error {
-    match error {
-        ModelError::Io(error) => error.into(),
-        error => wrong(error),
-    }
+    if error.is_mistake() { wrong(error) } else { error.into() }
 }
 
 fn blame_any(error: anyhow::Error) -> anyhow::Error {

@@ -29,6 +29,22 @@ pub enum ModelError {
     /// The operating system refused; its message names the file.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// No such file.
+    #[error("{file}: expected a safetensors file, found none")]
+    NoFile {
+        /// Where it should be.
+        file: Utf8PathBuf,
+    },
+    /// A manifest that does not say what a rank holds.
+    #[error("{file}: expected what rank {rank} holds, found {found}")]
+    Manifest {
+        /// Where.
+        file: Utf8PathBuf,
+        /// Which rank.
+        rank: u32,
+        /// What is wrong.
+        found: String,
+    },
     /// No safetensors header, or a broken one.
     #[error("{file}: expected a safetensors header, found {found}")]
     Header {
@@ -92,9 +108,7 @@ pub enum ModelError {
         found: Vec<u64>,
     },
     /// A tensor in a rank's file that is not what was written.
-    #[error(
-        "{file}: expected {tensor} of digest {expected}, found {found}; run `chariot-engine shard` again"
-    )]
+    #[error("{file}: expected {tensor} of digest {expected}, found {found}")]
     Digest {
         /// Where.
         file: Utf8PathBuf,
@@ -104,6 +118,18 @@ pub enum ModelError {
         expected: String,
         /// Of its bytes.
         found: String,
+    },
+    /// A tensor in a rank's file that says it is of another type than was written.
+    #[error("{file}: expected {tensor} of dtype {expected:?}, found {found:?}")]
+    WrittenDtype {
+        /// Where.
+        file: Utf8PathBuf,
+        /// Its name there.
+        tensor: String,
+        /// What the manifest says.
+        expected: Dtype,
+        /// What the file says.
+        found: Dtype,
     },
     /// Values of a type that the engine does not compute with.
     #[error("{file}: expected {tensor} of dtype F32, F16 or BF16, found {found}")]
@@ -146,4 +172,29 @@ pub enum ModelError {
         /// Which was asked for.
         found: u32,
     },
+}
+
+impl ModelError {
+    /// Whether a file is not what whoever wrote it left: it is gone, changed or cut short, or another model's.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::NoFile { .. }
+                | Self::Manifest { .. }
+                | Self::Header { .. }
+                | Self::Length { .. }
+                | Self::Index { .. }
+                | Self::NoWeights { .. }
+                | Self::MissingFile { .. }
+                | Self::MissingTensor { .. }
+                | Self::TensorShape { .. }
+                | Self::Digest { .. }
+                | Self::WrittenDtype { .. }
+        )
+    }
+
+    /// Whether the user can mend it: what was given is at fault, not the machine and not this program.
+    pub fn is_mistake(&self) -> bool {
+        !matches!(self, Self::Backend(_) | Self::Io(_) | Self::UnknownTensor(_) | Self::OutOfRange { .. })
+    }
 }

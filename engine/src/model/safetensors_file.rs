@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use memmap2::Mmap;
@@ -33,7 +34,10 @@ pub(super) struct Stored<'a> {
 
 impl SafetensorsFile {
     pub(super) fn open(path: &Utf8Path) -> Result<Self, ModelError> {
-        let map = mmap::map(path)?;
+        let map = mmap::map(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ModelError::NoFile { file: path.to_owned() },
+            _ => error.into(),
+        })?;
         let (data, metadata) = read_header(path, &map)?;
         Ok(Self { path: path.to_owned(), map, data, metadata })
     }
@@ -109,8 +113,8 @@ fn read_header(path: &Utf8Path, bytes: &[u8]) -> Result<(usize, Metadata), Model
 #[derive(Debug)]
 pub struct ShardFile {
     file: SafetensorsFile,
-    /// Tensor -> BLAKE3 that it must have.
-    digests: BTreeMap<String, String>,
+    /// Tensor -> what was written, with its digest.
+    written: BTreeMap<String, Tensor>,
 }
 
 /// What a rank's file says of itself.
@@ -119,13 +123,12 @@ pub(super) const KEY: &str = "key";
 impl ShardFile {
     /// Maps a file and checks its header.
     pub fn open(path: &Utf8Path) -> Result<Self, ModelError> {
-        Ok(Self { file: SafetensorsFile::open(path)?, digests: BTreeMap::new() })
+        Ok(Self { file: SafetensorsFile::open(path)?, written: BTreeMap::new() })
     }
 
-    /// Holds every tensor that is read to the digest that `tensors` say.
+    /// Holds every tensor that is read to the dtype and the digest that `tensors` say.
     pub fn verified(self, tensors: Vec<Tensor>) -> Self {
-        let digest = |tensor: Tensor| Some((tensor.name, tensor.digest?));
-        Self { digests: tensors.into_iter().filter_map(digest).collect(), ..self }
+        Self { written: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect(), ..self }
     }
 
     /// Digest of all that decided its content.
@@ -133,14 +136,20 @@ impl ShardFile {
         self.file.note(KEY)
     }
 
-    fn verify(&self, tensor: &str, bytes: &[u8]) -> Result<(), ModelError> {
-        let Some(expected) = self.digests.get(tensor) else { return Ok(()) };
-        let found = blake3::hash(bytes).to_hex().to_string();
-        if *expected == found {
-            return Ok(());
-        }
+    /// The digest is of bytes alone: what they mean is the dtype's to say.
+    fn verify(&self, tensor: &str, stored: &Stored<'_>) -> Result<(), ModelError> {
+        let Some(Tensor { dtype, digest, .. }) = self.written.get(tensor) else { return Ok(()) };
         let (file, tensor) = (self.file.path.clone(), tensor.to_owned());
-        Err(ModelError::Digest { file, tensor, expected: expected.clone(), found })
+        if *dtype != stored.dtype {
+            let (expected, found) = (*dtype, stored.dtype);
+            return Err(ModelError::WrittenDtype { file, tensor, expected, found });
+        }
+        let Some(expected) = digest else { return Ok(()) };
+        let found = blake3::hash(stored.bytes).to_hex().to_string();
+        match *expected == found {
+            true => Ok(()),
+            false => Err(ModelError::Digest { file, tensor, expected: expected.clone(), found }),
+        }
     }
 }
 
@@ -148,7 +157,7 @@ impl TensorSource for ShardFile {
     fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
         let shape: Vec<u64> = wanted.shape.iter().map(|&length| u64::from(length)).collect();
         let stored = self.file.tensor_of_shape(&wanted.name, &shape)?;
-        self.verify(&wanted.name, stored.bytes)?;
+        self.verify(&wanted.name, &stored)?;
         Ok(Part { dtype: stored.dtype, shape: wanted.shape.clone(), bytes: Cow::Borrowed(stored.bytes) })
     }
 }

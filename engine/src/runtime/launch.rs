@@ -13,10 +13,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::health::{Health, LOOK, Looks, Verdict};
-use super::loss::{Heard, Loss, blame, how_it_ended, is_stopped, memory_kills, signal_of};
+use super::loss::{Blame, Heard, Loss, blame, how_it_ended, is_stopped, memory_kills, signal_of};
 use super::offset::{Offset, Round};
 use super::places::Places;
-use super::protocol::{Order, Report, Setup, frame, read_frame};
+use super::protocol::{Fault, Order, Report, Setup, frame, read_frame};
 use super::switchboard::{Switchboard, Waker};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::{Secret, Side};
@@ -273,16 +273,16 @@ impl Workers {
             if let Some(rank) = self.dead(|status| signal_of(status).is_some()) {
                 return self.obituary(rank);
             }
-            let confessed = signs
-                .iter()
-                .any(|(_, heard)| matches!(heard, Heard::Report(Report::Failed { peer: None, .. })));
-            if confessed && passed(CONFESSED) {
+            let confesses = |heard: &Heard| {
+                matches!(heard, Heard::Report(Report::Failed { fault: Fault::Own | Fault::Input, .. }))
+            };
+            if signs.iter().any(|(_, heard)| confesses(heard)) && passed(CONFESSED) {
                 break;
             }
             signs.extend(self.hear(TICK));
         }
-        if let Some((rank, how)) = blame(&signs) {
-            return self.describe(rank, how);
+        if let Some(Blame { rank, how, of_input }) = blame(&signs) {
+            return Loss { of_input, ..self.describe(rank, how) };
         }
         if let Some(rank) = self.dead(|status| !status.success() && status.code() != Some(OF_PEER)) {
             return self.obituary(rank);
@@ -344,7 +344,7 @@ impl Workers {
     /// A loss with the rank's process and log.
     pub(super) fn describe(&self, rank: usize, how: String) -> Loss {
         let log = self.logs[rank].lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default();
-        Loss { rank, pid: Some(self.children[rank].id()), how, log }
+        Loss { rank, pid: Some(self.children[rank].id()), how, log, of_input: false }
     }
 
     /// Waits until `deadline_ns` for every process to end by itself, then for none.

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 use thiserror::Error;
 
-use super::protocol::Report;
+use super::protocol::{Fault, Report};
 
 /// A run that lost a worker.
 #[derive(Debug, Error)]
@@ -19,6 +19,8 @@ pub struct Loss {
     pub how: String,
     /// Its last words on stderr.
     pub log: Vec<String>,
+    /// It is for what it was given to load, which the user can mend.
+    pub of_input: bool,
 }
 
 fn pid_of(pid: Option<u32>) -> String {
@@ -42,24 +44,41 @@ pub(super) enum Heard {
     Woken,
 }
 
+/// Who is to blame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Blame {
+    pub(super) rank: usize,
+    pub(super) how: String,
+    /// For what it was given to load.
+    pub(super) of_input: bool,
+}
+
 /// Which failure came first, as far as the ranks' own words tell: one that blames nobody goes before one that blames a peer, and a
 /// peer that is blamed and blames nobody goes before those that complain of it. `None`: nobody said why.
-pub(super) fn blame(signs: &[(usize, Heard)]) -> Option<(usize, String)> {
+pub(super) fn blame(signs: &[(usize, Heard)]) -> Option<Blame> {
     let failures = || {
         signs.iter().filter_map(|(rank, heard)| match heard {
-            Heard::Report(Report::Failed { message, peer }) => Some((*rank, message, *peer)),
+            Heard::Report(Report::Failed { message, fault }) => Some((*rank, message, *fault)),
             _ => None,
         })
     };
-    if let Some((rank, message, _)) = failures().find(|(_, _, peer)| peer.is_none()) {
-        return Some((rank, message.clone()));
+    let own = |(rank, message, fault): (usize, &String, Fault)| Blame {
+        rank,
+        how: message.clone(),
+        of_input: fault == Fault::Input,
+    };
+    if let Some(failure) = failures().find(|(_, _, fault)| !matches!(fault, Fault::Peer(_))) {
+        return Some(own(failure));
     }
     let complains = |rank: u32| failures().any(|(complainant, ..)| complainant == rank as usize);
-    let silent = failures().find_map(|(rank, message, peer)| {
-        let peer = peer.filter(|peer| !complains(*peer))?;
-        Some((peer as usize, format!("did not answer: rank {rank} says `{message}`")))
+    let silent = failures().find_map(|(rank, message, fault)| match fault {
+        Fault::Peer(peer) if !complains(peer) => {
+            let how = format!("did not answer: rank {rank} says `{message}`");
+            Some(Blame { rank: peer as usize, how, of_input: false })
+        }
+        _ => None,
     });
-    silent.or_else(|| failures().next().map(|(rank, message, _)| (rank, message.clone())))
+    silent.or_else(|| failures().next().map(own))
 }
 
 /// In words. `memory_ran_out`: whether the kernel has ended processes for it since the run began, if it tells.
@@ -113,20 +132,31 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn failed(rank: usize, peer: Option<u32>) -> (usize, Heard) {
-        (rank, Heard::Report(Report::Failed { message: format!("of {rank}"), peer }))
+    fn failed(rank: usize, fault: Fault) -> (usize, Heard) {
+        (rank, Heard::Report(Report::Failed { message: format!("of {rank}"), fault }))
     }
 
     #[test]
     fn who_blames_nobody_is_to_blame_and_else_whom_others_wait_for() {
-        let named = |signs: &[(usize, Heard)]| blame(signs).map(|(rank, _)| rank);
+        use Fault::{Own, Peer};
+        let named = |signs: &[(usize, Heard)]| blame(signs).map(|blame| blame.rank);
         let closed = || (7, Heard::Closed);
         assert_eq!(named(&[closed()]), None);
-        assert_eq!(named(&[closed(), failed(1, Some(2)), failed(3, None)]), Some(3));
+        assert_eq!(named(&[closed(), failed(1, Peer(2)), failed(3, Own)]), Some(3));
         // 0 waits for 1, 1 for 2; 2 says nothing.
-        assert_eq!(named(&[failed(0, Some(1)), failed(1, Some(2))]), Some(2));
+        assert_eq!(named(&[failed(0, Peer(1)), failed(1, Peer(2))]), Some(2));
         // All wait in a circle: whoever said so first.
-        assert_eq!(named(&[failed(0, Some(1)), failed(1, Some(0))]), Some(0));
+        assert_eq!(named(&[failed(0, Peer(1)), failed(1, Peer(0))]), Some(0));
+    }
+
+    /// Its peers may have complained of it before.
+    #[test]
+    fn who_was_given_what_it_cannot_load_is_named_for_that_alone() {
+        use Fault::{Input, Own, Peer};
+        let input = |signs: &[(usize, Heard)]| blame(signs).map(|blame| (blame.rank, blame.of_input));
+        assert_eq!(input(&[failed(0, Peer(1)), failed(1, Input)]), Some((1, true)));
+        assert_eq!(input(&[failed(1, Own), failed(2, Input)]), Some((1, false)), "the first counts");
+        assert_eq!(input(&[failed(0, Peer(1))]), Some((1, false)));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod rank;
 mod sequences;
 mod speed;
 mod switchboard;
+mod unfit;
 mod warm_up;
 mod worker;
 

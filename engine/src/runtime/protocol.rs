@@ -201,8 +201,8 @@ pub(super) enum Report {
     Speed { checks: Vec<u32> },
     /// Bytes that are free in the memory of the rank's backend; `None`: it has none of its own.
     Memory { free_bytes: Option<u64> },
-    /// It cannot go on; `peer`: because this rank failed it.
-    Failed { message: String, peer: Option<u32> },
+    /// It cannot go on.
+    Failed { message: String, fault: Fault },
     /// Its last words.
     Bye(Farewell),
 }
@@ -215,6 +215,17 @@ impl Report {
             Self::Exchanged { .. } | Self::Layers { .. } | Self::Speed { .. } | Self::Memory { .. }
         )
     }
+}
+
+/// Whose fault it is that a rank cannot go on, as far as it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Fault {
+    /// Its own, or its host's.
+    Own,
+    /// This rank's, which failed it.
+    Peer(u32),
+    /// Of what it was given to load: the user's to mend.
+    Input,
 }
 
 /// What a worker says of itself several times a second.

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use anyhow::Context;
 use camino::Utf8Path;
 
 use super::exchange::Exchanges;
 use super::meeting::Groups;
 use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
+use super::unfit::or_unfit;
 use crate::backend::{Backend, Span, Stayed};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
@@ -15,7 +15,8 @@ use crate::executor::Operation;
 use crate::manifest::{Contents, Manifest, rank_file};
 use crate::model::sampler::{Sampling, sample};
 use crate::model::{
-    Dummy, HuggingFace, KvSpec, LayerTimes, ModelConfig, ShardFile, Stage, StagePlan, TensorSource,
+    Dummy, HuggingFace, KvSpec, LayerTimes, ModelConfig, ModelError, ShardFile, Stage, StagePlan,
+    TensorSource,
 };
 use crate::shard::Division;
 use crate::units::Nanos;
@@ -76,37 +77,8 @@ impl<B: Backend> Rank<B> {
         let Setup { seat, parallel, kv, .. } = setup;
         // Before the weights, for which some ranks may take much longer than others.
         let groups = Groups::new(&mut backend, &mesh, seat.rank, *parallel)?;
-        let plan = |config: ModelConfig| StagePlan {
-            config,
-            parallel: *parallel,
-            stage: seat.rank / parallel.tp,
-            tp_rank: seat.rank % parallel.tp,
-            max_positions: setup.max_model_len,
-            batch_tokens: setup.batch_tokens,
-        };
-        let load = |plan: &StagePlan, source: &dyn TensorSource| {
-            check_memory(&backend, plan, *kv)?;
-            Ok::<_, anyhow::Error>(Stage::load(&backend, plan, source, *kv)?)
-        };
-        let (mut stage, hidden_size) = match &setup.weights {
-            Weights::Shards(manifest) => {
-                let (config, file) = open_shard(manifest, seat.rank)?;
-                let plan = plan(config);
-                (load(&plan, &file)?, plan.config.shape.hidden_size)
-            }
-            Weights::HuggingFace(folder) => {
-                let text = fs_err::read_to_string(folder.join("config.json"))?;
-                let config = ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?;
-                let plan = plan(config);
-                let source = HuggingFace::open(folder, &plan)?;
-                (load(&plan, &source)?, plan.config.shape.hidden_size)
-            }
-            Weights::Dummy { config, seed, dtype } => {
-                let plan = plan((**config).clone());
-                let source = Dummy::new(*seed, *dtype, &plan)?;
-                (load(&plan, &source)?, plan.config.shape.hidden_size)
-            }
-        };
+        let loaded = load_stage(&backend, setup);
+        let (mut stage, hidden_size) = loaded.map_err(|error| or_unfit(error, &setup.weights))?;
         stage.touch(&backend, setup.blocks_touched.min(kv.blocks), kv.blocks);
         Ok(Self {
             stage,
@@ -289,14 +261,48 @@ fn operation((name, calls, ns): (&str, u32, u64)) -> Operation {
     Operation { name: name.to_owned(), calls, time: Nanos(ns) }
 }
 
-/// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to their digests.
+/// A rank's stage, and the model's hidden size.
+fn load_stage<B: Backend>(backend: &B, setup: &Setup) -> anyhow::Result<(Stage<B>, u32)> {
+    let Setup { seat, parallel, kv, .. } = setup;
+    let plan = |config: ModelConfig| StagePlan {
+        config,
+        parallel: *parallel,
+        stage: seat.rank / parallel.tp,
+        tp_rank: seat.rank % parallel.tp,
+        max_positions: setup.max_model_len,
+        batch_tokens: setup.batch_tokens,
+    };
+    let load = |plan: &StagePlan, source: &dyn TensorSource| {
+        check_memory(backend, plan, *kv)?;
+        let stage = Stage::load(backend, plan, source, *kv)?;
+        Ok::<_, anyhow::Error>((stage, plan.config.shape.hidden_size))
+    };
+    match &setup.weights {
+        Weights::Shards(manifest) => {
+            let (config, file) = open_shard(manifest, seat.rank)?;
+            load(&plan(config), &file)
+        }
+        Weights::HuggingFace(folder) => {
+            let text = fs_err::read_to_string(folder.join("config.json"))?;
+            let plan = plan(ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?);
+            load(&plan, &HuggingFace::open(folder, &plan)?)
+        }
+        Weights::Dummy { config, seed, dtype } => {
+            let plan = plan((**config).clone());
+            load(&plan, &Dummy::new(*seed, *dtype, &plan)?)
+        }
+    }
+}
+
+/// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to what is written of them.
 fn open_shard(manifest: &Utf8Path, rank: u32) -> anyhow::Result<(ModelConfig, ShardFile)> {
+    let wrong = |found: String| ModelError::Manifest { file: manifest.to_owned(), rank, found };
     let text = fs_err::read_to_string(manifest)?;
-    let Manifest { weights, .. } = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
-    let weights = weights.context("expected weights that were written, found a plan of them")?;
-    let contents: Contents = serde_json::from_str(&text).with_context(|| manifest.to_string())?;
+    let Manifest { weights, .. } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let weights = weights.ok_or_else(|| wrong("a plan of weights that were not written".to_owned()))?;
+    let contents: Contents = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let own = contents.into_ranks().find(|own| own.rank == rank);
-    let own = own.with_context(|| format!("{manifest}: expected rank {rank} in a stage, found none"))?;
+    let own = own.ok_or_else(|| wrong("no such rank".to_owned()))?;
     let file = ShardFile::open(&manifest.with_file_name(rank_file(rank)))?;
     Ok((weights.config, file.verified(own.tensors)))
 }

@@ -11,9 +11,10 @@ use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::gettid;
 
 use super::launch::OF_PEER;
-use super::protocol::{Beat, Order, Report, Setup, frame_into, read_frame};
+use super::protocol::{Beat, Fault, Order, Report, Setup, frame_into, read_frame};
 use super::rank::Rank;
 use super::speed::Speed;
+use super::unfit::Unfit;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::{Backend, BackendName};
@@ -68,12 +69,20 @@ pub fn run(rank: u32, mut setup: impl Read) -> anyhow::Result<u8> {
     match serve(&setup, &secret, &driver, reader) {
         Ok(()) => Ok(0),
         Err(error) => {
-            let peer = error.chain().find_map(|cause| cause.downcast_ref::<CommError>()?.peer_at_fault());
-            let message = format!("{error:#}");
+            let (message, fault) = (format!("{error:#}"), fault(&error));
             // The driver may be the one that is gone.
-            let _ = say(&driver, &Report::Failed { message, peer: peer.map(|peer| peer as u32) });
-            Ok(if peer.is_some() { OF_PEER as u8 } else { 1 })
+            let _ = say(&driver, &Report::Failed { message, fault });
+            Ok(if matches!(fault, Fault::Peer(_)) { OF_PEER as u8 } else { 1 })
         }
+    }
+}
+
+fn fault(error: &anyhow::Error) -> Fault {
+    let peer = error.chain().find_map(|cause| cause.downcast_ref::<CommError>()?.peer_at_fault());
+    match peer {
+        Some(peer) => Fault::Peer(peer as u32),
+        None if error.is::<Unfit>() => Fault::Input,
+        None => Fault::Own,
     }
 }
 
