@@ -203,16 +203,17 @@ fn a_changed_layer_rewrites_its_stage_alone() {
     assert_ne!(before["stages"][2], after["stages"][2]);
 }
 
+const LLAMA: &str = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 100, "tie_word_embeddings": false}"#;
+
 /// Norms in f32 beside matrices in bf16: each keeps its own type, and the tokens are those of the folder.
 #[test]
 fn tensors_keep_their_own_types() {
     let bench = Bench::new();
-    let json = r#"{"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 100, "tie_word_embeddings": false}"#;
     let folder = bench.path("mixed");
     fs_err::create_dir(&folder).unwrap();
-    fs_err::write(folder.join("config.json"), json).unwrap();
-    ranks::folder::write_mixed(&folder, &ModelConfig::parse(json, "mixed").unwrap());
+    fs_err::write(folder.join("config.json"), LLAMA).unwrap();
+    ranks::folder::write_mixed(&folder, &ModelConfig::parse(LLAMA, "mixed").unwrap());
     let mut paths = Vec::new();
     for (name, parallel) in [("one", SINGLE), ("four", Parallel { tp: 2, pp: 2 })] {
         fs_err::create_dir(bench.path(name)).unwrap();
@@ -242,11 +243,61 @@ fn tensors_keep_their_own_types() {
     }
     assert_eq!(paths[0], paths[1]);
     // In their own types, which the KV cache then has as well.
-    let config = ModelConfig::parse(json, "mixed").unwrap();
+    let config = ModelConfig::parse(LLAMA, "mixed").unwrap();
     let file = ShardFile::open(&bench.path("one/rank-000.safetensors")).unwrap();
     let from_file = prefill(&mut Model::load_from(&config, &file));
     let source = HuggingFace::open(&folder, &ranks::whole(&config)).unwrap();
     assert_eq!(from_file, prefill(&mut Model::load_from(&config, &source)));
+}
+
+/// Queries, keys and values of a type each, and so gates and what they gate: what f32 computes, to the bit, in any split, from the folder and
+/// from rank files.
+#[test]
+fn parts_of_several_types_compute_what_f32_computes() {
+    let bench = Bench::new();
+    let config = ModelConfig::parse(LLAMA, "several").unwrap();
+    let [folder, whole] = ["several", "whole"].map(|name| bench.path(name));
+    for folder in [&folder, &whole] {
+        fs_err::create_dir(folder).unwrap();
+        fs_err::write(folder.join("config.json"), LLAMA).unwrap();
+    }
+    ranks::folder::write_of_types(&folder, &whole, &config, |name| match name.split('.').nth_back(1) {
+        Some("q_proj" | "gate_proj") => safetensors::Dtype::BF16,
+        Some("k_proj") => safetensors::Dtype::F16,
+        _ => safetensors::Dtype::F32,
+    });
+    let shard = |name: &str, Parallel { tp, pp }| {
+        let model = "--model several/config.json --weights several";
+        bench.succeeds(&format!(
+            "shard --cluster measured.json {model} --tp {tp} --pp {pp} --out {name}/weights.json"
+        ))
+    };
+    for (name, parallel) in
+        [("one", SINGLE), ("two", Parallel { tp: 4, pp: 1 }), ("four", Parallel { tp: 2, pp: 2 })]
+    {
+        let of = |folder: &Utf8PathBuf| {
+            prefill(&mut Model::load(&config, parallel, |plan| {
+                Box::new(HuggingFace::open(folder, plan).unwrap())
+            }))
+        };
+        let expected = of(&whole);
+        assert_eq!(of(&folder), expected, "{parallel:?}");
+        fs_err::create_dir(bench.path(name)).unwrap();
+        shard(name, parallel);
+        assert_eq!(bench.logits(name, parallel), expected, "{parallel:?}");
+        let manifest = bench.json(&format!("{name}/weights.json"));
+        for tensor in manifest["stages"][0]["ranks"][0]["tensors"].as_array().unwrap() {
+            let is_gate = tensor["name"].as_str().unwrap().contains("gate");
+            assert_eq!(tensor["dtype"], if is_gate { "bfloat16" } else { "float32" }, "{tensor}");
+        }
+    }
+    assert!(shard("one", SINGLE).contains("rank files: 1 as they should be"));
+    // The same bytes of another type are other values.
+    let file = folder.join("model.safetensors");
+    let queries = |dtype| format!("model.layers.0.self_attn.q_proj.weight\":{{\"dtype\":{dtype}");
+    let other = with_header(&fs_err::read(&file).unwrap(), &queries("\"BF16\""), &queries("\"F16\" "));
+    fs_err::write(&file, other).unwrap();
+    assert!(shard("one", SINGLE).contains("1 written, 0 as they should be"));
 }
 
 #[test]

@@ -141,14 +141,14 @@ pub enum ModelError {
         /// What the file says.
         found: String,
     },
-    /// Parts of one tensor, or tensors of one model, that differ in type.
-    #[error("expected {tensor} of dtype {expected:?}, as the others, found {found:?}")]
-    MixedDtypes {
+    /// A source whose tensor has become another type since it was asked for the types of all.
+    #[error("expected {tensor} of dtype {expected:?}, as it was a moment ago, found {found:?}")]
+    OtherDtype {
         /// Its name.
         tensor: String,
-        /// The others'.
+        /// As it was.
         expected: Dtype,
-        /// Its own.
+        /// As it is.
         found: Dtype,
     },
     /// A source that does not know the name.

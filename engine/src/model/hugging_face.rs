@@ -58,14 +58,19 @@ impl HuggingFace {
 
     /// Type of the first layer's projections, which most of a model's tensors share.
     pub fn dtype(&self) -> Result<Dtype, ModelError> {
-        let slot = Slot::Layer(0, LayerSlot::Qkv);
-        let (_, pieces) = self.pieces_of(slot);
-        Ok(self.files.tensor(&pieces[0].tensor, &pieces[0].shape)?.dtype)
+        Ok(self.cut_slot(Slot::Layer(0, LayerSlot::Qkv))?.dtype)
     }
 
     /// Type of a tensor.
     pub fn dtype_of(&self, wanted: &Tensor) -> Result<Dtype, ModelError> {
         Ok(self.cut(wanted)?.dtype)
+    }
+
+    /// Types of what a tensor is cut from, where they are not the tensor's own.
+    pub fn widened(&self, wanted: &Tensor) -> Result<Option<Vec<Dtype>>, ModelError> {
+        let cut = self.cut(wanted)?;
+        let types: Vec<Dtype> = cut.rows.iter().map(|rows| rows.dtype).collect();
+        Ok(types.iter().any(|dtype| *dtype != cut.dtype).then_some(types))
     }
 
     /// Names and values of the folder's tensors that a tensor of the rank is cut from, whole.
@@ -204,65 +209,71 @@ fn llama_name(slot: LayerSlot) -> String {
 
 /// A rank's part of a tensor, as it lies in the folder.
 struct Cut<'a> {
+    /// Of all rows' values, or f32, which holds them all, where these differ.
     dtype: Dtype,
-    /// Whole rows, some from each piece.
-    rows: Vec<&'a [u8]>,
-    /// Bytes of a whole row.
-    row_bytes: usize,
-    /// The rank's bytes of each row.
+    /// Some from each piece.
+    rows: Vec<Rows<'a>>,
+    /// Values of a whole row.
+    row_values: usize,
+    /// The rank's values of each row.
     columns: Range<usize>,
     /// Bytes of zeros after the last row.
     padding: usize,
 }
 
+/// Whole rows as they stand.
+struct Rows<'a> {
+    dtype: Dtype,
+    bytes: &'a [u8],
+}
+
 impl HuggingFace {
-    fn cut<'a>(&'a self, wanted: &Tensor) -> Result<Cut<'a>, ModelError> {
-        let (slice, pieces) = self.pieces(wanted)?;
-        let mut stored = Vec::with_capacity(pieces.len());
+    fn cut(&self, wanted: &Tensor) -> Result<Cut<'_>, ModelError> {
+        self.cut_slot(Slot::parse(&wanted.name)?)
+    }
+
+    fn cut_slot(&self, slot: Slot) -> Result<Cut<'_>, ModelError> {
+        let (slice, pieces) = self.pieces_of(slot);
+        let row_values = pieces[0].shape[pieces[0].shape.len() - 1] as usize;
+        let mut rows = Vec::with_capacity(pieces.len());
         for piece in &pieces {
-            stored.push(self.files.tensor(&piece.tensor, &piece.shape)?);
+            let Stored { dtype, bytes, .. } = self.files.tensor(&piece.tensor, &piece.shape)?;
+            let row_bytes = row_values * dtype.bytes() as usize;
+            let bytes = &bytes[piece.rows.start as usize * row_bytes..piece.rows.end as usize * row_bytes];
+            rows.push(Rows { dtype, bytes });
         }
-        let dtype = stored[0].dtype;
-        if let Some((piece, other)) = pieces.iter().zip(&stored).find(|(_, stored)| stored.dtype != dtype) {
-            let (tensor, expected) = (piece.tensor.clone(), dtype);
-            return Err(ModelError::MixedDtypes { tensor, expected, found: other.dtype });
-        }
-        let width = dtype.bytes() as usize;
-        let columns = slice.columns.start as usize * width..slice.columns.end as usize * width;
-        let row_bytes = pieces[0].shape[pieces[0].shape.len() - 1] as usize * width;
-        let rows = |(piece, stored): (&Piece, &Stored<'a>)| -> &'a [u8] {
-            &stored.bytes[piece.rows.start as usize * row_bytes..piece.rows.end as usize * row_bytes]
-        };
-        let rows = pieces.iter().zip(&stored).map(rows).collect();
-        let padding = slice.padding as usize * columns.len();
-        Ok(Cut { dtype, rows, row_bytes, columns, padding })
+        let first = rows[0].dtype;
+        let dtype = if rows.iter().all(|rows| rows.dtype == first) { first } else { Dtype::Float32 };
+        let columns = slice.columns.start as usize..slice.columns.end as usize;
+        let padding = slice.padding as usize * columns.len() * dtype.bytes() as usize;
+        Ok(Cut { dtype, rows, row_values, columns, padding })
     }
 }
 
 impl<'a> Cut<'a> {
-    fn has_whole_rows(&self) -> bool {
-        self.columns.len() == self.row_bytes
+    /// Whether these rows are part of the tensor as they stand.
+    fn is_as_it_stands(&self, rows: &Rows<'_>) -> bool {
+        self.columns.len() == self.row_values && rows.dtype == self.dtype
     }
 
     fn bytes(&self) -> usize {
-        let rows: usize = self.rows.iter().map(|rows| rows.len() / self.row_bytes).sum();
-        rows * self.columns.len() + self.padding
+        let rows = |rows: &Rows<'_>| rows.bytes.len() / (self.row_values * rows.dtype.bytes() as usize);
+        let rows: usize = self.rows.iter().map(rows).sum();
+        rows * self.columns.len() * self.dtype.bytes() as usize + self.padding
     }
 
-    /// Rows that are whole as they stand, others and the padding in pieces.
+    /// Rows that are part of it as they stand are handed on so, others and the padding in pieces.
     fn stream(&self, take: &mut Take<'a, '_>) -> Result<(), ModelError> {
-        let at_once = (PIECE / self.columns.len().max(1)).max(1);
+        let bytes = self.columns.len() * self.dtype.bytes() as usize;
+        let at_once = (PIECE / bytes.max(1)).max(1);
         for rows in &self.rows {
-            if self.has_whole_rows() {
-                take(Cow::Borrowed(rows))?;
+            if self.is_as_it_stands(rows) {
+                take(Cow::Borrowed(rows.bytes))?;
                 continue;
             }
-            for rows in rows.chunks(at_once * self.row_bytes) {
-                let mut bytes = Vec::with_capacity(rows.len() / self.row_bytes * self.columns.len());
-                for row in rows.chunks_exact(self.row_bytes) {
-                    bytes.extend_from_slice(&row[self.columns.clone()]);
-                }
-                take(Cow::Owned(bytes))?;
+            let row_bytes = self.row_values * rows.dtype.bytes() as usize;
+            for piece in rows.bytes.chunks(at_once * row_bytes) {
+                take(Cow::Owned(self.columns_of(rows.dtype, piece)))?;
             }
         }
         for start in (0..self.padding).step_by(PIECE) {
@@ -270,14 +281,29 @@ impl<'a> Cut<'a> {
         }
         Ok(())
     }
+
+    /// The rank's values of whole rows of `dtype`, in the type of the whole.
+    fn columns_of(&self, dtype: Dtype, rows: &[u8]) -> Vec<u8> {
+        let width = dtype.bytes() as usize;
+        let columns = self.columns.start * width..self.columns.end * width;
+        let mut bytes = Vec::with_capacity(rows.len() / (self.row_values * width) * columns.len());
+        for row in rows.chunks_exact(self.row_values * width) {
+            bytes.extend_from_slice(&row[columns.clone()]);
+        }
+        if dtype == self.dtype {
+            return bytes;
+        }
+        let part = Part { dtype, shape: Vec::new(), bytes: Cow::Owned(bytes) };
+        part.widen().into_iter().flat_map(f32::to_le_bytes).collect()
+    }
 }
 
 impl TensorSource for HuggingFace {
     fn tensor(&self, wanted: &Tensor) -> Result<Part<'_>, ModelError> {
         let cut = self.cut(wanted)?;
-        let bytes = match cut.rows[..] {
+        let bytes = match &cut.rows[..] {
             // Rows that stand together in the file need no copy.
-            [rows] if cut.has_whole_rows() && cut.padding == 0 => Cow::Borrowed(rows),
+            [rows] if cut.is_as_it_stands(rows) && cut.padding == 0 => Cow::Borrowed(rows.bytes),
             _ => {
                 let mut bytes = Vec::with_capacity(cut.bytes());
                 cut.stream(&mut |more| {

@@ -53,7 +53,7 @@ fn make<'a>(
         owned => send(owned),
     })?;
     if found != tensor.dtype {
-        return Err(ModelError::MixedDtypes { tensor: tensor.name.clone(), expected: tensor.dtype, found });
+        return Err(ModelError::OtherDtype { tensor: tensor.name.clone(), expected: tensor.dtype, found });
     }
     assert_eq!(bytes, tensor.bytes, "{}: a source answers with the shape asked for", tensor.name);
     if let Some(hasher) = hasher {

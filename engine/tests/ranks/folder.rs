@@ -20,7 +20,27 @@ pub(crate) fn write_random(folder: &Utf8Path, config: &ModelConfig) {
 
 /// Like [`write_random`], with vectors in f32 and matrices in bf16, as many models are published.
 pub(crate) fn write_mixed(folder: &Utf8Path, config: &ModelConfig) {
-    write_as(folder, &random(config), |shape| if shape.len() == 1 { Dtype::F32 } else { Dtype::BF16 });
+    write_as(folder, &random(config), |_, shape| if shape.len() == 1 { Dtype::F32 } else { Dtype::BF16 });
+}
+
+/// Writes `model.safetensors` with each tensor in the type that `dtype` says of its name, and to `whole` the same values, all in f32.
+pub(crate) fn write_of_types(
+    folder: &Utf8Path,
+    whole: &Utf8Path,
+    config: &ModelConfig,
+    dtype: impl Fn(&str) -> Dtype,
+) {
+    let mut tensors = random(config);
+    for (name, (_, values)) in &mut tensors {
+        let round: fn(f32) -> f32 = match dtype(name) {
+            Dtype::BF16 => |value| half::bf16::from_f32(value).to_f32(),
+            Dtype::F16 => |value| half::f16::from_f32(value).to_f32(),
+            _ => |value| value,
+        };
+        values.iter_mut().for_each(|value| *value = round(*value));
+    }
+    write_as(folder, &tensors, |name, _| dtype(name));
+    write(whole, &tensors);
 }
 
 fn random(config: &ModelConfig) -> Tensors {
@@ -39,22 +59,24 @@ fn random(config: &ModelConfig) -> Tensors {
 
 /// Writes `model.safetensors`, in f32.
 pub(crate) fn write(folder: &Utf8Path, tensors: &Tensors) {
-    write_as(folder, tensors, |_| Dtype::F32);
+    write_as(folder, tensors, |_, _| Dtype::F32);
 }
 
-fn write_as(folder: &Utf8Path, tensors: &Tensors, dtype: impl Fn(&[usize]) -> Dtype) {
+/// `dtype`: by name and shape.
+fn write_as(folder: &Utf8Path, tensors: &Tensors, dtype: impl Fn(&str, &[usize]) -> Dtype) {
     let encoded = |values: &[f32], dtype| -> Vec<u8> {
         match dtype {
             Dtype::BF16 => values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
     };
     let bytes: BTreeMap<&String, (&Vec<usize>, Vec<u8>)> = tensors
         .iter()
-        .map(|(name, (shape, values))| (name, (shape, encoded(values, dtype(shape)))))
+        .map(|(name, (shape, values))| (name, (shape, encoded(values, dtype(name, shape)))))
         .collect();
     let views = bytes.iter().map(|(name, (shape, bytes))| {
-        (name, TensorView::new(dtype(shape), (*shape).clone(), bytes).unwrap())
+        (name, TensorView::new(dtype(name, shape), (*shape).clone(), bytes).unwrap())
     });
     safetensors::serialize_to_file(views, None, folder.join("model.safetensors").as_std_path()).unwrap();
 }

@@ -103,9 +103,8 @@ fn fill(
                 Source::Folder(folder) => {
                     let folder = HuggingFace::open(folder, &plan)?;
                     let digests = digests(&folder, &rank.tensors, inputs)?;
-                    let others = rank.tensors.iter().filter(|tensor| tensor.dtype != dtype);
-                    let others = others.map(|Tensor { name, dtype, .. }| format!("{name} {dtype:?}"));
-                    rank.key = Some(key(&plan, dtype, digests.into_iter().chain(others))?);
+                    let types = types(&folder, &rank.tensors, dtype)?;
+                    rank.key = Some(key(&plan, dtype, digests.into_iter().chain(types))?);
                     for tensor in &mut rank.tensors {
                         tensor.digest = folder.same(tensor)?.and_then(|name| inputs.get(&name).cloned());
                     }
@@ -161,6 +160,17 @@ fn digests(
     unknown.sort_by_key(|(name, bytes)| (Reverse(bytes.len()), *name));
     known.extend(hash_all(&unknown));
     Ok(inputs.iter().map(|(name, _)| format!("{name} {}", known[name])).collect())
+}
+
+/// Types of the tensors that are not of `main`, and of what a tensor is cut from where that is of several.
+fn types(folder: &HuggingFace, tensors: &[Tensor], main: Dtype) -> Result<Vec<String>, ModelError> {
+    let others = tensors.iter().filter(|tensor| tensor.dtype != main);
+    let mut types: Vec<String> =
+        others.map(|Tensor { name, dtype, .. }| format!("{name} {dtype:?}")).collect();
+    for tensor in tensors {
+        types.extend(folder.widened(tensor)?.map(|parts| format!("{} of {parts:?}", tensor.name)));
+    }
+    Ok(types)
 }
 
 /// Names and digests, on all cores; the largest tensor should come first.

@@ -1,6 +1,5 @@
-use std::collections::BTreeMap;
-
 use camino::{Utf8Path, Utf8PathBuf};
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 use crate::model::{
@@ -183,25 +182,47 @@ fn a_wrong_index_says_what_is_missing() {
     );
 }
 
+/// Queries, keys and values, each of a type: f32 has them all, exactly.
 #[test]
-fn parts_of_two_types_are_refused() {
-    let folder = Folder::new();
-    let entries: BTreeMap<&str, (&str, usize)> =
-        [("q", ("F32", 256)), ("k", ("F16", 128)), ("v", ("F32", 256))].into();
-    let mut end = 0;
-    let entry = |(name, (dtype, bytes)): (&&str, &(&str, usize))| {
-        end += bytes;
-        format!(
-            r#""model.layers.0.self_attn.{name}_proj.weight": {{"dtype": "{dtype}", "shape": [8, 8], "data_offsets": [{}, {end}]}}"#,
-            end - bytes
-        )
+fn parts_of_several_types_become_f32_and_those_of_one_stay() {
+    // Eight bits hold each.
+    let value = |index: u8| f32::from(index) / if index.is_multiple_of(2) { 4.0 } else { -4.0 };
+    let encoded = |value: f32, dtype| match dtype {
+        "F32" => value.to_le_bytes().to_vec(),
+        "F16" => f16::from_f32(value).to_le_bytes().to_vec(),
+        _ => bf16::from_f32(value).to_le_bytes().to_vec(),
     };
-    let header = entries.iter().map(entry).collect::<Vec<_>>().join(", ");
-    folder.write("model.safetensors", &file(&format!("{{{header}}}"), 640));
-    assert_eq!(
-        folder.hugging_face("layers.0.attention.qkv.weight"),
-        "expected model.layers.0.self_attn.k_proj.weight of dtype Float32, as the others, found Float16"
-    );
+    for (types, expected) in [
+        (["F32", "F16", "BF16"], Dtype::Float32),
+        (["BF16", "BF16", "F16"], Dtype::Float32),
+        (["F16", "F16", "F16"], Dtype::Float16),
+    ] {
+        let (mut entries, mut data) = (Vec::new(), Vec::new());
+        for (part, (name, dtype)) in (0..).zip(["q", "k", "v"].into_iter().zip(types)) {
+            let start = data.len();
+            data.extend((64 * part..64 * (part + 1)).flat_map(|index| encoded(value(index), dtype)));
+            entries.push(format!(
+                r#""model.layers.0.self_attn.{name}_proj.weight": {{"dtype": "{dtype}", "shape": [8, 8], "data_offsets": [{start}, {}]}}"#,
+                data.len()
+            ));
+        }
+        let folder = Folder::new();
+        let header = file(&format!("{{{}}}", entries.join(", ")), 0);
+        folder.write("model.safetensors", &[header, data].concat());
+        let source = HuggingFace::open(folder.path(), &plan()).unwrap();
+        let wanted = wanted("layers.0.attention.qkv.weight");
+        let part = source.tensor(&wanted).unwrap();
+        assert_eq!(part.widen(), (0..192).map(value).collect::<Vec<_>>(), "{types:?}");
+        let mut bytes = Vec::new();
+        let streamed = source.stream(&wanted, &mut |piece| {
+            bytes.extend_from_slice(&piece);
+            Ok(())
+        });
+        assert!(bytes == *part.bytes, "{types:?}: a stream of the same bytes");
+        let dtypes =
+            [part.dtype, streamed.unwrap(), source.dtype_of(&wanted).unwrap(), source.dtype().unwrap()];
+        assert_eq!(dtypes, [expected; 4], "{types:?}");
+    }
 }
 
 proptest! {
