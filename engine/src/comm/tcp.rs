@@ -1,6 +1,9 @@
 //! Ranks over TCP: one connection a pair, each end of which has proved that it knows the run's secret.
 //!
-//! A thread a connection takes bytes off the wire as they come, so that a send waits for no receive.
+//! A thread a connection takes bytes off the wire as they come, so that a send waits for no receive. It keeps them in an inbox without a bound of
+//! its own: a sender that waited for room would look like a rank that hangs. What ranks send bounds it. In collectives no rank is further ahead of
+//! another than two pieces and a value (`comm/tests.rs`). A stage is ahead of the next one by the batches under way, of which the driver lets
+//! there be as many as stages. Whatever else is sent is answered before more is.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -262,6 +265,12 @@ fn take_off(mut reader: TcpStream, inbox: &Inbox) {
 }
 
 impl Sockets {
+    /// Bytes in the fullest inbox.
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.links.iter().flatten().map(|link| link.inbox.arrived().bytes.len()).max().unwrap_or(0)
+    }
+
     fn link(&self, peer: usize) -> &Link {
         self.links[peer].as_ref().expect("a rank has a link to every other")
     }

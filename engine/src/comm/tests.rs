@@ -1,13 +1,16 @@
 //! Every transport against plain sums, and what happens when a peer is not there.
 
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
+use super::group::Group;
+use super::reduce::PIECE;
 use super::secret::Secret;
-use super::tcp::Listener;
+use super::tcp::{Listener, Sockets};
+use super::wire::Wire;
 use super::*;
 use crate::clock::{monotonic_ns, thread_cpu_ns};
 
@@ -378,5 +381,111 @@ fn a_rank_that_waits_says_for_whom() {
             }
         });
         assert_eq!(activity.seen().doing, Doing::Computing { batch: 1 }, "{transport:?}: it goes on");
+    }
+}
+
+/// A rank's wire that receives only once all others have gone as far as they can without it.
+struct Laggard {
+    sockets: Sockets,
+    others: Vec<Arc<Activity>>,
+    /// Bytes in its fullest inbox then, at most.
+    most: Arc<AtomicUsize>,
+}
+
+impl Laggard {
+    /// All of them wait or are done, and still do at the next look.
+    fn until_others_rest(&self) {
+        let began = monotonic_ns();
+        let look = || self.others.iter().map(|other| other.seen()).collect::<Vec<Seen>>();
+        let rests = |seen: &Seen| matches!(seen.doing, Doing::Waiting { .. } | Doing::Idle);
+        let mut before = look();
+        loop {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = look();
+            let stays = |(now, before): (&Seen, &Seen)| rests(now) && now.turns == before.turns;
+            if now.iter().zip(&before).all(stays) {
+                return;
+            }
+            assert!(since(began) < PATIENCE, "expected the others to wait for this rank: {now:?}");
+            before = now;
+        }
+    }
+}
+
+impl Wire for Laggard {
+    fn rank(&self) -> usize {
+        self.sockets.rank()
+    }
+
+    fn world(&self) -> usize {
+        self.sockets.world()
+    }
+
+    fn send(&mut self, to: usize, bytes: &[u8]) -> Result<(), CommError> {
+        self.sockets.send(to, bytes)
+    }
+
+    fn recv(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommError> {
+        self.until_others_rest();
+        self.most.fetch_max(self.sockets.waiting_bytes(), Ordering::SeqCst);
+        self.sockets.recv(from, bytes)
+    }
+
+    fn tell(&mut self, activity: &Arc<Activity>) {
+        self.sockets.tell(activity);
+    }
+}
+
+/// Sums and gathers by every algorithm, one after the other, on ranks over TCP of which one lags: the bytes in its fullest inbox, at most.
+fn ahead_of(laggard: usize, world: usize) -> usize {
+    use Algorithm::{Direct, Doubling, Halving};
+    let secret = Secret::random().unwrap();
+    let listeners: Vec<Listener> =
+        (0..world).map(|_| Listener::bind(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap()).collect();
+    let peers: Vec<_> = listeners.iter().map(|listener| listener.address().unwrap()).collect();
+    let activities: Vec<Arc<Activity>> = (0..world).map(|_| Arc::default()).collect();
+    let (most, everyone) = (Arc::new(AtomicUsize::new(0)), (0..world).collect::<Vec<usize>>());
+    let all_done = Barrier::new(world);
+    let wire = |rank: usize, mut listener: Listener| -> Arc<Mutex<dyn Wire>> {
+        listener.tell(&activities[rank]);
+        let sockets = listener.join(rank, &peers, &secret, PATIENCE).unwrap();
+        if rank != laggard {
+            return Arc::new(Mutex::new(sockets));
+        }
+        let others = everyone.iter().filter(|other| **other != rank);
+        let others = others.map(|other| Arc::clone(&activities[*other])).collect();
+        Arc::new(Mutex::new(Laggard { sockets, others, most: Arc::clone(&most) }))
+    };
+    let work = |rank: usize, listener: Listener| {
+        let wire = wire(rank, listener);
+        activities[rank].begin(Doing::Computing { batch: 1 });
+        for algorithm in [Direct, Doubling, Halving] {
+            for length in [1000, 2 * PIECE + 1, 5 * PIECE + 13] {
+                let mut group = Group::new(Arc::clone(&wire), &everyone, None, Some(algorithm));
+                group.all_reduce(&mut values(rank, length)).unwrap();
+                group.all_gather(&values(rank, length), &mut vec![0.0; world * length]).unwrap();
+            }
+        }
+        activities[rank].begin(Doing::Idle);
+        all_done.wait();
+    };
+    std::thread::scope(|scope| {
+        for (rank, listener) in listeners.into_iter().enumerate() {
+            let work = &work;
+            scope.spawn(move || work(rank, listener));
+        }
+    });
+    most.load(Ordering::SeqCst)
+}
+
+/// An inbox over TCP has no other bound, and a ring in shared memory must hold as much.
+#[test]
+fn in_collectives_nobody_is_further_ahead_than_two_pieces_and_a_value() {
+    for world in [2, 3, 4] {
+        for laggard in [0, world - 1] {
+            let (most, piece) = (ahead_of(laggard, world), PIECE * size_of::<f32>());
+            let expected = piece + 1..=2 * piece + size_of::<f32>();
+            assert!(expected.contains(&most), "{world} ranks, {laggard} lags: {most} bytes");
+        }
     }
 }

@@ -8,8 +8,8 @@ use super::board::Boards;
 
 /// One rank's end of the connections to all others. Bytes between two ranks come in the order sent.
 ///
-/// A send may wait until the peer receives. It never does for the first 128 KiB that the peer has not yet received: collectives
-/// rely on that, for ranks that all send before they receive.
+/// A send may wait until the peer receives. It never does for the first 128 KiB and 4 bytes, two pieces and a value, that the peer has not yet
+/// received: collectives rely on that, for ranks that all send before they receive. They send no more ahead.
 pub(super) trait Wire: Send {
     /// Whose end it is.
     fn rank(&self) -> usize;

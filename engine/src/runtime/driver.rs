@@ -374,6 +374,9 @@ impl RuntimeExecutor {
     }
 
     fn dispatch(&mut self, mut step: Step) -> Result<Flight, Loss> {
+        // Nothing else bounds what a stage over TCP has sent and the next one has not yet taken.
+        let (under_way, depth) = (self.in_flight.len(), self.parallel.pp as usize);
+        assert!(under_way < depth, "caller keeps batches in flight <= depth, {depth}");
         let batch = step.batch;
         let submitted_ns = monotonic_ns();
         step.sent_ns = submitted_ns;
