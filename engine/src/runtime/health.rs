@@ -391,6 +391,23 @@ mod tests {
         assert!(matches!(blocked, Some(Verdict::Blocked { rank: 0 })), "{blocked:?}");
     }
 
+    #[test]
+    fn computing_takes_forty_milliseconds_in_four_seconds_at_least() {
+        let is_blocked = |ms_per_s: u64| watch(&[BATCH], |_| ms_per_s * S / 1000, 20).is_some();
+        assert!(is_blocked(9) && !is_blocked(11));
+    }
+
+    /// What it says of a batch comes between its beats, and is no beat.
+    #[test]
+    fn what_a_rank_does_goes_on_while_it_reports() {
+        let mut health = Health::new(2, true, 0);
+        health.beat(0, beat(0, BATCH, 3 * S, 1), 10 * S);
+        health.beat(1, beat(0, BATCH, 2 * S, 1), 10 * S);
+        health.heard(0, 12 * S);
+        assert_eq!(health.suspect(12 * S), 0, "5 s, and the other 4");
+        assert!(health.story(0, 12 * S).starts_with("it has been computing batch 7 for 5.0 s"));
+    }
+
     /// What a GPU does takes no processor.
     #[test]
     fn a_rank_whose_device_computes_is_not_held_to_its_processor() {
@@ -412,8 +429,11 @@ mod tests {
             }
             health.suspect(10 * S)
         };
-        // Of two at work, the one that has been for longer.
+        // Of two at work, the one that has been for longer; of equal ones the first.
         assert_eq!(suspect(&[(waits(1), 4), (BATCH, 4), (BATCH, 1), (waits(0), 9)]), 1);
+        assert_eq!(suspect(&[(waits(2), 9), (BATCH, 4), (BATCH, 4)]), 1);
+        // One whose emulated device is at work goes before whom the others say they wait for.
+        assert_eq!(suspect(&[(waits(2), 9), (Doing::Pacing, 3), (Doing::Idle, 9)]), 1);
         // At the end of the waiting is one that waits for an order.
         assert_eq!(suspect(&[(waits(1), 4), (waits(3), 4), (Doing::Idle, 9), (Doing::Idle, 4)]), 3);
         // All in a circle, or all idle: any of them.

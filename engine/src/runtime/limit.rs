@@ -114,7 +114,10 @@ mod tests {
         assert_eq!(limit.of(size(&[(400, 100)])), 40_000 * MS, "five times the pairs");
         assert_eq!(limit.of(size(&[(9_900, 100)])), 120_000 * MS);
         limit.took(size(&[(399, 1); 50]), 900 * MS);
-        assert_eq!(limit.of(size(&[(400, 100)])), 20_000 * MS, "half of those pairs were seen");
+        assert_eq!(limit.of(size(&[(400, 100)])), 20_000 * MS, "two fifths of those pairs were seen");
+        assert_eq!(limit.of(size(&[(0, 200)])), 16_000 * MS, "half of these tokens were, and of their pairs");
+        limit.took(size(&[(0, 1)]), MS);
+        assert_eq!(limit.of(size(&[(400, 100)])), 20_000 * MS, "a small batch takes nothing back");
     }
 
     #[test]

@@ -215,6 +215,37 @@ fn what_was_begun_is_finished_before_the_next_is_begun() {
     assert_eq!(ran, ["p/a-begins", "p/a-ends", "p/b-begins", "p/b-ends", "p/figure"]);
 }
 
+/// Two steps of one action: `p/late` can be run at once, `p/early` only once `file` has been made, and goes before `p/between`.
+fn one_action_twice(exclusive: bool) -> Graph {
+    let resources = Resources { cpu: 1, gpu: 0, exclusive };
+    let mut steps = vec![
+        step("file", &[], resources, 0),
+        step("p/early", &[0], resources, 0),
+        step("p/between", &[], resources, 0),
+        step("p/late", &[], resources, 0),
+    ];
+    for index in [1, 3] {
+        let Work::Action(action) = &mut steps[index].work else { unreachable!("all are actions") };
+        action.args = vec!["same".to_owned()];
+        // What `file` makes has the digest of any file.
+        action.inputs.entry("0".into()).or_insert(Source::File("any".into()));
+    }
+    pipeline(steps)
+}
+
+#[test]
+fn an_action_takes_the_place_of_the_first_step_that_wants_it() {
+    let ran = drive(&one_action_twice(true), &mut Memory::default(), &[0], |_| false);
+    assert_eq!(ran, ["file", "p/late", "p/between"], "once, for both");
+}
+
+#[test]
+fn an_action_that_runs_already_is_waited_for() {
+    // Of what runs, first `p/between` ends, then `file`, while `p/late` goes on.
+    let ran = drive(&one_action_twice(false), &mut Memory::default(), &[1, 0, 0], |_| false);
+    assert_eq!(ran, ["p/between", "file", "p/late"]);
+}
+
 #[test]
 fn what_failed_twice_lets_all_others_pass() {
     let mut failures = 2;
