@@ -86,8 +86,17 @@ fn memory() -> String {
 
 /// Variables whose values are part of the fact `gpu`: which GPUs a process sees, and how they talk.
 const CHOOSING: [&str; 2] = ["CUDA_", "NCCL_"];
-/// Further ones that programs on GPUs need: where libraries lie, where compiled kernels are kept, and what tests tell a double of CUDA.
-const NEEDED: [&str; 4] = ["LD_LIBRARY_PATH", "HOME", "XDG_CACHE_HOME", "CHARIOT_DOUBLE_"];
+/// Further ones that programs on GPUs need: where libraries lie, in an active Python environment too, where compiled kernels are kept, how long a
+/// GPU is waited for, and what tests tell a double of CUDA.
+const NEEDED: [&str; 7] = [
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "HOME",
+    "XDG_CACHE_HOME",
+    "CHARIOT_GPU_PATIENCE",
+    "CHARIOT_DOUBLE_",
+];
 
 /// What of this process's environment an action with the fact `gpu` sees, too.
 pub fn gpu_environment() -> BTreeMap<String, String> {
