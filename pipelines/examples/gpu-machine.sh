@@ -200,7 +200,8 @@ experiment() {
         all+=(--set "layouts={tensor: {tp: $ranks, pp: 1}, hybrid: {tp: $((ranks / 2)), pp: 2}}")
     fi
     [ "$model" != falcon-180b ] || all+=(--set 'tbt=1 s' --set qps=1)
-    [ -z "$full" ] || all+=(--set requests=2048 --set 'batches=[8, 16, 32, 64, 128]' --set 'time_limit=30 min')
+    [ -z "$full" ] || all+=(--set requests=2048 --set 'batches=[8, 16, 32, 64, 128]' --set 'time_limit=30 min' \
+        --set 'granularity=2.5 %')
     all+=("${sets[@]}")
     step plan "$chariot" plan figure-8-gpus "${all[@]}" || return
     ! wanted profile || step profile "$chariot" run figure-8-gpus/host "${all[@]}"

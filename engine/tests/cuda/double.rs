@@ -54,7 +54,7 @@ impl Double {
     }
 
     /// A program on the double. Kernels that were compiled stay for the next test.
-    fn lend(&self, mut command: Command) -> Command {
+    pub(crate) fn lend(&self, mut command: Command) -> Command {
         command.stdin(Stdio::null()).env("LD_LIBRARY_PATH", self.folder.path());
         command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("CUDA_VISIBLE_DEVICES");
         command.env_remove("CHARIOT_GPU_PATIENCE");

@@ -8,6 +8,7 @@ mod cluster;
 mod devices;
 mod double;
 mod ends;
+mod figure_8;
 mod inside;
 mod machine;
 mod models;
