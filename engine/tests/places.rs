@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chariot_engine::backend::BackendName;
+use chariot_engine::bring_up;
 use chariot_engine::engine::Engine;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::runtime::{Loss, Place, Places, Plan, Prompt, RuntimeExecutor, Weights};
 use chariot_engine::sched::{ChunkSchedule, Compat, NewSequence, Policy, Scheduler, SchedulerConfig};
+use chariot_engine::selftest;
 use chariot_engine::shard::Parallel;
 use chariot_engine::units::{Nanos, SeqId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -265,6 +267,12 @@ fn ranks_behind_a_command_draw_the_tokens_of_ranks_beside_the_driver() {
 }
 
 #[test]
+fn what_ranks_behind_a_command_exchange_is_what_they_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    what_two_ranks_exchange_is_what_they_sent(two(["127.0.0.1", "127.0.0.2"], &[&wrapper(dir.path())]));
+}
+
+#[test]
 fn a_worker_lost_behind_a_command_is_named_in_time() {
     let dir = tempfile::tempdir().unwrap();
     let places = two(["127.0.0.1", "127.0.0.2"], &[&wrapper(dir.path())]);
@@ -278,9 +286,9 @@ fn workers_behind_a_command_end_with_their_driver() {
     a_lost_driver_leaves_nobody(["127.0.0.1", "127.0.0.2"], &[&wrapper(dir.path())]);
 }
 
-/// Why two workers at `places` could not be started.
-fn launch_error(places: Places) -> String {
-    let plan = Plan {
+/// Two workers at `places`.
+fn plan_of_two(places: Places) -> Plan {
+    Plan {
         backend: BackendName::Cpu,
         operations: false,
         parallel: Parallel { tp: 2, pp: 1 },
@@ -296,8 +304,34 @@ fn launch_error(places: Places) -> String {
         links: None,
         ready_by: Duration::from_secs(60),
         step_by: Duration::from_secs(60),
-    };
-    RuntimeExecutor::launch(Path::new(PROGRAM), &plan).unwrap_err().to_string()
+    }
+}
+
+/// Why two workers at `places` could not be started.
+fn launch_error(places: Places) -> String {
+    RuntimeExecutor::launch(Path::new(PROGRAM), &plan_of_two(places)).unwrap_err().to_string()
+}
+
+/// In all types, and each knows whose message it was.
+fn what_two_ranks_exchange_is_what_they_sent(places: Places) {
+    let found = bring_up::exchanges(Path::new(PROGRAM), &plan_of_two(places), 2, &selftest::DTYPES).unwrap();
+    assert_eq!(found.len(), 2);
+    for (rank, checks) in found.iter().enumerate() {
+        assert!(checks.iter().all(selftest::Check::is_right), "{checks:?}");
+        let told: Vec<String> = checks
+            .iter()
+            .map(|check| format!("{} of {} in {}", check.operation, check.shape, selftest::name(check.dtype)))
+            .collect();
+        let of = |dtype: &str, size: &str| {
+            [
+                format!("all_reduce of {size}, 2 GPUs in {dtype}"),
+                format!("all_gather of {size}, 2 GPUs in {dtype}"),
+                format!("send, recv of {size}, rank {} to rank {rank} in {dtype}", 1 - rank),
+            ]
+        };
+        let of_type = |dtype| [of(dtype, "[3, 331]"), of(dtype, "[64, 4096]")].concat();
+        assert_eq!(told, ["f32", "bf16", "f16"].map(of_type).concat());
+    }
 }
 
 /// A child of this process, whichever of its threads started it, that is the worker of rank 0.
@@ -406,6 +440,12 @@ impl Drop for Namespace {
 fn ranks_in_two_namespaces_draw_the_tokens_of_ranks_in_one() {
     let Some(namespace) = Namespace::or_skip() else { return };
     tokens_are_those_of_transformers(&two(namespace.ends(), &namespace.launch()));
+}
+
+#[test]
+fn what_ranks_in_two_namespaces_exchange_is_what_they_sent() {
+    let Some(namespace) = Namespace::or_skip() else { return };
+    what_two_ranks_exchange_is_what_they_sent(two(namespace.ends(), &namespace.launch()));
 }
 
 #[test]

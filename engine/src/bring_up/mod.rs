@@ -1,7 +1,8 @@
-//! Measures what a cluster's links take and what its devices have free, with the ranks and communicators that trials run on. Knows no file and
-//! no command line.
+//! Measures what a cluster's links take and what its devices have free, and checks what comes through them, with the ranks and communicators that
+//! trials run on. Knows no file and no command line.
 
 mod emulation;
+mod exchanges;
 mod fit;
 mod groups;
 mod promises;
@@ -18,6 +19,7 @@ use crate::sim::hardware::{Exchanged, Fitted, MeasuredLink};
 use crate::sim::platform::Link;
 
 pub use emulation::emulation_doubts;
+pub use exchanges::exchanges;
 pub use promises::doubts;
 
 /// Bytes of each message: from a decode batch's hidden states to a long chunk's.
@@ -55,6 +57,10 @@ pub struct Found {
 
 /// The smallest model of so many stages: workers load one, whatever they are for.
 pub fn weights(devices: u32) -> Weights {
+    weights_of(devices, DTYPE)
+}
+
+fn weights_of(devices: u32, dtype: Dtype) -> Weights {
     let shape = ModelShape {
         name: "bring-up".to_owned(),
         family: Family::Llama,
@@ -69,25 +75,30 @@ pub fn weights(devices: u32) -> Weights {
         norms_per_layer: 2,
         tied_embedding: false,
     };
-    Weights::Dummy { config: Box::new(ModelConfig::of_shape(shape)), seed: 0, dtype: DTYPE }
+    Weights::Dummy { config: Box::new(ModelConfig::of_shape(shape)), seed: 0, dtype }
+}
+
+/// A stage a device, with next to nothing in it.
+fn bare(mut plan: Plan, devices: u32, dtype: Dtype) -> Plan {
+    plan.parallel = Parallel { tp: 1, pp: devices };
+    plan.weights = weights_of(devices, dtype);
+    plan.kv = KvSpec { blocks: 1, block_size: 1 };
+    plan.max_model_len = 1;
+    plan.batch_tokens = 1;
+    plan
 }
 
 /// Measures links and free memory. `plan` says how ranks run: layout, weights and caches are set here, a stage a device. `progress` is told
 /// what is going on.
 pub fn look(
     program: &Path,
-    mut plan: Plan,
+    plan: Plan,
     classes: &[Link],
     devices: u32,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Found, BringUpError> {
-    plan.parallel = Parallel { tp: 1, pp: devices };
-    plan.weights = weights(devices);
-    plan.kv = KvSpec { blocks: 1, block_size: 1 };
-    plan.max_model_len = 1;
-    plan.batch_tokens = 1;
     progress("starting the ranks");
-    let mut executor = RuntimeExecutor::launch(program, &plan)?;
+    let mut executor = RuntimeExecutor::launch(program, &bare(plan, devices, DTYPE))?;
     let mut links = Vec::new();
     let mut narrower = 1;
     for Link { name, span, .. } in classes {

@@ -1,7 +1,5 @@
 //! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
 
-use std::time::Duration;
-
 use camino::Utf8Path;
 use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
@@ -21,17 +19,11 @@ use chariot_engine::units::SeqId;
 use chariot_engine::workload::prompt_tokens;
 
 use super::choice::of_platform;
-use super::cores::missing;
 use super::files::{Output, mistake, write_json};
-use super::gpu_selftest::before_measuring;
-use super::nodes::{Node, nodes_of, places_of};
+use super::nodes::places_of;
 use super::plan::{Plan, Shown, TrialArgs};
-use super::{ranks, say};
-
-/// How long workers may take to load their weights.
-pub(super) const READY_BY: Duration = Duration::from_secs(600);
-/// How long a batch may take.
-pub(super) const STEP_BY: Duration = Duration::from_secs(120);
+use super::ranks::{self, READY_BY, STEP_BY, check_cores, cores_of};
+use super::{exchanges, gpu_selftest, say};
 
 /// Run one trial for real, on one process a rank
 ///
@@ -60,9 +52,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             "band: expected central, for a measured trial has no uncertain costs",
         ));
     }
-    let runtime = plan.cluster.preset.runtime.as_ref();
-    runtime
-        .map_or(Ok(()), |runtime| check_gpus(&plan.cluster.preset, runtime, plan.weights.parallel.ranks()))?;
+    if let Some(runtime) = &plan.cluster.preset.runtime {
+        check_gpus(&plan.cluster.preset, runtime, plan.weights.parallel.ranks())?;
+    }
     fs_err::create_dir_all(&args.out)?;
     let mut recorder = Recorder::new(
         Output::create(&args.out.join("records.parquet"))?,
@@ -149,8 +141,8 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
 /// Refuses GPUs that compute wrongly, of this host or of those that the ranks run on.
 pub(super) fn check_gpus(platform: &Platform, runtime: &Runtime, ranks: u32) -> anyhow::Result<()> {
     match of_platform(runtime) {
-        BackendName::Cuda { .. } if runtime.places.is_empty() => before_measuring(ranks),
-        BackendName::Cuda { .. } => nodes_of(platform, ranks).iter().try_for_each(Node::before_measuring),
+        BackendName::Cuda { .. } if runtime.places.is_empty() => gpu_selftest::before_measuring(ranks),
+        BackendName::Cuda { .. } => exchanges::before_measuring(platform, ranks),
         BackendName::Cpu => Ok(()),
     }
 }
@@ -173,22 +165,6 @@ fn weights_of(plan: &Plan, args: &TrialArgs) -> anyhow::Result<Weights> {
         )),
         // Workers elsewhere have another working folder.
         _ => Ok(Weights::Shards(camino::absolute_utf8(&args.weights)?)),
-    }
-}
-
-/// Each rank's cores, if it has some of its own.
-pub(super) fn cores_of(runtime: &Runtime) -> Vec<Vec<usize>> {
-    runtime.cores.iter().map(|cores| cores.iter().map(|core| *core as usize).collect()).collect()
-}
-
-/// Refuses cores that this process may not use; workers beside it may use the same, and of others nothing is known here. `within`: where in the file `runtime` stands.
-pub(super) fn check_cores(file: &Utf8Path, within: &str, runtime: &Runtime) -> anyhow::Result<()> {
-    if !runtime.places.is_empty() {
-        return Ok(());
-    }
-    match missing(&cores_of(runtime).concat())? {
-        None => Ok(()),
-        Some(what) => Err(mistake(file, format_args!("{within}runtime.cores: {what}"))),
     }
 }
 

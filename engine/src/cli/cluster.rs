@@ -6,18 +6,15 @@ use std::io::Write as _;
 
 use anyhow::Context;
 use camino::Utf8PathBuf;
-use chariot_engine::backend::{BackendName, cuda};
+use chariot_engine::backend::cuda;
 use chariot_engine::bring_up;
-use chariot_engine::model::KvSpec;
-use chariot_engine::runtime;
-use chariot_engine::shard::Parallel;
 use chariot_engine::sim::cluster::{Cluster, Provenance};
 use chariot_engine::sim::hardware::{Fitted, MeasuredLink};
-use chariot_engine::sim::platform::{Backend, Platform, Transport};
+use chariot_engine::sim::platform::{Backend, Platform};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, cores_of};
 use super::files::{Output, mistake, read, wrong};
-use super::nodes::{Node, nodes_of, places_of};
+use super::nodes::{Node, nodes_of};
+use super::ranks::{bare, check_cores};
 use super::{say, yaml};
 
 /// Bring a platform up: check its preset, resolve devices and links
@@ -111,23 +108,7 @@ fn look_at_gpus(args: &Args, cluster: &mut Cluster) -> anyhow::Result<()> {
         nodes.iter().zip(&cluster.hardware).flat_map(|(node, hardware)| node.peers(hardware)).collect()
     };
     warn(&bring_up::doubts(&cluster.preset, &peers));
-    let plan = runtime::Plan {
-        backend: BackendName::Cuda { graphs: false, flash: false },
-        operations: false,
-        parallel: Parallel { tp: 1, pp: devices },
-        threads: runtime.threads as usize,
-        weights: bring_up::weights(devices),
-        kv: KvSpec { blocks: 1, block_size: 1 },
-        blocks_touched: 0,
-        max_model_len: 1,
-        batch_tokens: 1,
-        places: places_of(&cluster.preset),
-        shared_memory: runtime.transport == Transport::SharedMemory,
-        cores: cores_of(&runtime),
-        links: None,
-        ready_by: READY_BY,
-        step_by: STEP_BY,
-    };
+    let plan = bare(&cluster.preset, devices);
     let program = std::env::current_exe().context("find this executable")?;
     let mut progress = |what: &str| {
         // Nobody is left to tell if stderr is closed.

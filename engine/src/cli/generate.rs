@@ -17,11 +17,11 @@ use chariot_engine::shard::{Division, Parallel};
 use chariot_engine::units::{Nanos, SeqId};
 use serde::Serialize;
 
-use super::bench::STEP_BY;
 use super::choice::Choice;
 use super::cores::Cores;
 use super::files::{mistake, read, wrong};
-use super::{ranks, say};
+use super::ranks::{self, STEP_BY};
+use super::say;
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;

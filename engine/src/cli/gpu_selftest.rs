@@ -33,7 +33,7 @@ pub(super) struct Args {
     /// Types of weights and activations; default: all that the kernels have
     #[arg(long, value_enum, value_name = "TYPES", value_delimiter = ',')]
     dtype: Option<Vec<Type>>,
-    /// Test only GPUs that have not passed with this executable, driver and libraries, and say nothing of others
+    /// Test only GPUs that have not passed with this executable, driver and libraries, and say nothing of others; print what each GPU is, a line each
     #[arg(long, conflicts_with_all = ["dtype", "json"])]
     if_new: bool,
     /// Print JSON
@@ -182,7 +182,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     cuda::check(gpus.len() as u32).map_err(wrong)?;
     if args.if_new {
-        return test_if_new(&gpus).map(|()| ExitCode::SUCCESS);
+        test_if_new(&gpus)?;
+        return tell_identities(&gpus);
     }
     let dtypes = args.dtype.as_ref().map(|types| types.iter().copied().map(Dtype::from).collect());
     let dtypes: Vec<Dtype> = dtypes.unwrap_or_else(|| DTYPES.to_vec());
@@ -214,6 +215,15 @@ pub(super) fn run_rank(args: &RankArgs) -> anyhow::Result<()> {
     let dtypes: Vec<Dtype> = args.dtype.iter().copied().map(Dtype::from).collect();
     let seat = Seat { gpus: &args.gpus, rank: args.rank, meet: args.meet.as_deref(), dtypes: &dtypes };
     say(format_args!("{}", serde_json::to_string(&selftest::run_one(&seat))?))
+}
+
+/// A line a GPU, for those who remember what it exchanges with GPUs of other hosts.
+fn tell_identities(gpus: &[usize]) -> anyhow::Result<ExitCode> {
+    let stamps = Stamps::of(&own_program()?, &stamps::folder())?;
+    for &gpu in gpus {
+        say(format_args!("{}", stamps.identity(gpu)?))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn own_program() -> anyhow::Result<PathBuf> {

@@ -6,6 +6,7 @@ mod choice;
 mod cluster;
 mod cores;
 mod devices;
+mod exchanges;
 mod files;
 mod generate;
 mod gpu_selftest;

@@ -59,19 +59,37 @@ impl Node {
         hardware.peers.iter().filter_map(renumbered).collect()
     }
 
-    /// Refuses to measure on GPUs of its ranks that compute wrongly.
-    pub(super) fn before_measuring(&self) -> anyhow::Result<()> {
+    /// Whether a rank runs on it.
+    pub(super) fn has(&self, rank: u32) -> bool {
+        self.ranks.contains(&rank)
+    }
+
+    /// Refuses to measure on GPUs of its ranks that compute wrongly. All that decides how they do, by rank, in a line each.
+    pub(super) fn before_measuring(&self) -> anyhow::Result<Vec<String>> {
         let hardware = self.hardware()?;
-        let mut gpus: Vec<u32> = self.ranks.clone().filter_map(|rank| gpu_of(rank, &hardware)).collect();
+        let own: Vec<u32> = self.ranks.clone().filter_map(|rank| gpu_of(rank, &hardware)).collect();
+        let mut gpus = own.clone();
         gpus.sort_unstable();
         gpus.dedup();
-        let gpus: Vec<String> = gpus.iter().map(u32::to_string).collect();
-        let (_, said) = self.ask(&["gpu-selftest", "--if-new", "--devices", &gpus.join(",")])?;
+        let numbers: Vec<String> = gpus.iter().map(u32::to_string).collect();
+        let (answer, said) = self.ask(&["gpu-selftest", "--if-new", "--devices", &numbers.join(",")])?;
         for line in said.lines() {
             // Nobody is left to tell if stderr is closed.
             let _ = writeln!(std::io::stderr(), "{self}: {line}");
         }
-        Ok(())
+        let identities: Vec<&str> = answer.lines().collect();
+        if identities.len() != gpus.len() {
+            let (expected, found) = (gpus.len(), identities.len());
+            return Err(wrong(format_args!(
+                "{self}: expected a line for each of {expected} GPUs from `gpu-selftest --if-new`, found {found}; \
+                 install this version of chariot-engine there"
+            )));
+        }
+        let place = |gpu: &u32| {
+            let index = gpus.partition_point(|other| other < gpu);
+            format!("{self} behind {:?}: {}", self.place.launch, identities[index])
+        };
+        Ok(own.iter().map(place).collect())
     }
 
     /// Runs this executable there; what it said, on stdout and on stderr. What it refuses to do is refused here.

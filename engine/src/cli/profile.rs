@@ -16,12 +16,13 @@ use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
 use chariot_engine::sim::platform::{Backend, Platform, Runtime, StageCosts, Transport};
 
-use super::bench::{READY_BY, STEP_BY, check_cores, check_gpus, cores_of, links};
+use super::bench::{check_gpus, links};
 use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
 use super::nodes::places_of;
+use super::ranks::{self, READY_BY, STEP_BY, check_cores, cores_of};
 use super::shard::DummyDtype;
-use super::{ranks, say, yaml};
+use super::{say, yaml};
 use samples::Samples;
 use shown::Shown;
 

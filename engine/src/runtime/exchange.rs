@@ -1,9 +1,11 @@
-//! Exchanges of made-up values among any ranks, to be timed. Knows neither what ranks compute nor what the times are for.
+//! Exchanges of made-up values among any ranks, to be timed, and among all, to be checked. Knows neither what ranks compute nor what that is for.
 
 use super::protocol::{Exchange, ExchangeKind};
 use crate::backend::Backend;
 use crate::clock::monotonic_ns;
 use crate::comm::Mesh;
+use crate::selftest::{self, Check, Place};
+use crate::shard::Dtype;
 
 /// One rank's groups for exchanges. All ranks of a group make it when it is first asked for.
 pub(super) struct Exchanges<B: Backend> {
@@ -53,6 +55,19 @@ impl<B: Backend> Exchanges<B> {
             ns.push((mesh.now_ns() - start_ns) / u64::from(ways * in_a_row));
         }
         Ok((me == 0).then_some(ns))
+    }
+
+    /// How far what this rank gets from all ranks is from what they are known to send; `dtype`: of the backend's weights.
+    pub(super) fn check(
+        &self,
+        backend: &mut B,
+        mesh: &Mesh,
+        world: usize,
+        dtype: Dtype,
+    ) -> Result<Vec<Check>, B::Error> {
+        let names: Vec<String> = (0..world).map(|rank| format!("rank {rank}")).collect();
+        mesh.begin_step(monotonic_ns());
+        selftest::exchanged(backend, dtype, &Place { mesh, rank: self.rank as usize, names: &names })
     }
 
     fn group(&mut self, backend: &mut B, mesh: &Mesh, ranks: &[u32]) -> Result<&mut B::Group, B::Error> {

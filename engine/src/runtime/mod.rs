@@ -12,6 +12,7 @@
 //!                                         <-    Alive, several times a second
 //! Layers(chunks, tokens, blocks)          ->    Layers(times), from the first rank of the last stage
 //! Memory                                  ->    Memory(free bytes)
+//! CheckExchanges(type)                    ->    Checked(errors of what came from the others)
 //! Stop                                    ->    Bye
 //! ```
 //!

@@ -12,6 +12,7 @@ use crate::comm::{Doing, Links, Seen};
 use crate::executor::Operation;
 use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, LayerTimes, ModelConfig};
+use crate::selftest::Check;
 use crate::shard::{Dtype, Parallel};
 
 /// Frames are not longer; a length above it is no frame of ours.
@@ -97,6 +98,8 @@ pub(super) enum Order {
     Step(Step),
     /// Exchange made-up values with some ranks, often, and tell how long it takes.
     Exchange(Exchange),
+    /// Exchange values with all ranks, and tell how far what comes is from what they are known to send. The type is that of the weights.
+    CheckExchanges(Dtype),
     /// Time products and attention of layers on a batch, which was the last step, too: the first rank of the last stage. The others do nothing.
     Layers(Step),
     /// Tell how fast the core was.
@@ -195,6 +198,8 @@ pub(super) enum Report {
     },
     /// What one exchange of each row took, from the first of its ranks.
     Exchanged { ns: Vec<u64> },
+    /// How far what came from the others is from what they sent.
+    Checked { checks: Vec<Check> },
     /// What products and attention took, a layer at a time.
     Layers { times: Vec<LayerTimes> },
     /// What checks of its core's speed took since the last time it was asked, nanoseconds; the last one was made now. None on GPUs.
@@ -212,7 +217,11 @@ impl Report {
     pub(super) fn is_answer(&self) -> bool {
         matches!(
             self,
-            Self::Exchanged { .. } | Self::Layers { .. } | Self::Speed { .. } | Self::Memory { .. }
+            Self::Exchanged { .. }
+                | Self::Checked { .. }
+                | Self::Layers { .. }
+                | Self::Speed { .. }
+                | Self::Memory { .. }
         )
     }
 }

@@ -18,7 +18,8 @@ use crate::model::{
     Dummy, HuggingFace, KvSpec, LayerTimes, ModelConfig, ModelError, ShardFile, Stage, StagePlan,
     TensorSource,
 };
-use crate::shard::Division;
+use crate::selftest::Check;
+use crate::shard::{Division, Dtype};
 use crate::units::Nanos;
 
 /// Layers are timed for this long, and this many of them at least, the stage's in turn.
@@ -221,6 +222,11 @@ impl<B: Backend> Rank<B> {
     /// Times exchanges among some ranks, if this one is among them; the first of them gets to know.
     pub(super) fn exchange(&mut self, exchange: &Exchange) -> anyhow::Result<Option<Vec<u64>>> {
         Ok(self.others.run(&mut self.backend, &self.mesh, exchange)?)
+    }
+
+    /// Exchanges values with all ranks; how far what came is from what they sent. `dtype`: of the weights.
+    pub(super) fn check_exchanges(&mut self, dtype: Dtype) -> anyhow::Result<Vec<Check>> {
+        Ok(self.others.check(&mut self.backend, &self.mesh, self.world, dtype)?)
     }
 
     /// Times layers, one after the other, on a batch that was the last step, if this is the first rank of the last stage. The first layer, uncounted,

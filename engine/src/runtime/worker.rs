@@ -157,6 +157,9 @@ fn work<B: Backend>(
                     say(driver, &Report::Exchanged { ns })?;
                 }
             }
+            Order::CheckExchanges(dtype) => {
+                say(driver, &Report::Checked { checks: rank.check_exchanges(dtype)? })?;
+            }
             Order::Layers(step) => {
                 if let Some(times) = rank.time_layers(&step)? {
                     say(driver, &Report::Layers { times })?;

@@ -1,26 +1,42 @@
 //! Sums, gathers and messages between GPUs, against what each rank is known to have sent. Knows a backend by its trait alone.
 
+use super::Check;
 use super::bed::Bed;
 use super::sample::{EPSILON, Sample, made_up, narrowing};
 use crate::backend::Backend;
 use crate::comm::Mesh;
+use crate::shard::Dtype;
 
 /// Rows and width of what each rank has: few values, and as many as a step of hundreds of tokens, which NCCL moves another way.
 const SIZES: [[usize; 2]; 2] = [[3, 331], [64, 4096]];
 
-/// Where a rank stands: GPUs in order of ranks.
-pub(super) struct Place<'a> {
-    pub(super) mesh: &'a Mesh,
-    pub(super) rank: usize,
-    pub(super) gpus: &'a [usize],
+/// Where a rank stands.
+pub struct Place<'a> {
+    /// Its connections to all others.
+    pub mesh: &'a Mesh,
+    /// Which it is.
+    pub rank: usize,
+    /// What people call each of the ranks.
+    pub names: &'a [String],
+}
+
+/// Sums, gathers and messages among all ranks of a mesh, each of which makes this call, on a backend whose weights are of `dtype`, and that runs
+/// no step. How far what came is from what was sent.
+pub fn exchanged<B: Backend>(
+    backend: &mut B,
+    dtype: Dtype,
+    place: &Place<'_>,
+) -> Result<Vec<Check>, B::Error> {
+    let got = run(&mut Bed { backend, dtype }, place)?;
+    Ok(got.iter().map(|(expected, found)| expected.check(found, dtype)).collect())
 }
 
 /// What a rank should have got, and what it got.
 type Got = (Sample, Vec<f32>);
 
 /// What this rank got: every rank makes the same calls.
-pub(super) fn run<B: Backend>(bed: &mut Bed<'_, B>, place: &Place<'_>) -> Result<Vec<Got>, B::Error> {
-    let world: Vec<usize> = (0..place.gpus.len()).collect();
+fn run<B: Backend>(bed: &mut Bed<'_, B>, place: &Place<'_>) -> Result<Vec<Got>, B::Error> {
+    let world: Vec<usize> = (0..place.names.len()).collect();
     // Made first, for it is what tells the backend its type.
     let mine = SIZES.map(|size| bed.upload(&values_of(place.rank, size), size[1]));
     let mut group = bed.backend.group(place.mesh, &world)?;
@@ -49,7 +65,7 @@ fn messages<B: Backend>(
     mine: &B::Tensor,
     size: [usize; 2],
 ) -> Result<Vec<Got>, B::Error> {
-    let ([rows, width], world) = (size, place.gpus.len());
+    let ([rows, width], world) = (size, place.names.len());
     let mut got = Vec::new();
     for (from, to) in (0..world).flat_map(|from| (0..world).map(move |to| (from, to))) {
         if from != to && place.rank == from {
@@ -58,7 +74,7 @@ fn messages<B: Backend>(
         } else if from != to && place.rank == to {
             let mut x = bed.backend.tensor();
             bed.backend.recv(group, from, rows, width, &mut x)?;
-            let link = format!("[{rows}, {width}], GPU {} to GPU {}", place.gpus[from], place.gpus[to]);
+            let link = format!("[{rows}, {width}], {} to {}", place.names[from], place.names[to]);
             got.push((exact("send, recv", link, values_of(from, size)), bed.download(&x, rows, width)?));
         }
     }
@@ -70,7 +86,7 @@ fn values_of(rank: usize, [rows, width]: [usize; 2]) -> Vec<f32> {
 }
 
 fn among(place: &Place<'_>, [rows, width]: [usize; 2]) -> String {
-    format!("[{rows}, {width}], {} GPUs", place.gpus.len())
+    format!("[{rows}, {width}], {} GPUs", place.names.len())
 }
 
 fn exact(operation: &'static str, shape: String, values: Vec<f32>) -> Sample {
@@ -80,10 +96,10 @@ fn exact(operation: &'static str, shape: String, values: Vec<f32>) -> Sample {
 /// Every rank adds in the group's type, in an order that is NCCL's to choose: each of the sums on the way may be rounded.
 fn sum<B: Backend>(bed: &Bed<'_, B>, place: &Place<'_>, size: [usize; 2]) -> Sample {
     let mut values = vec![0.0; size[0] * size[1]];
-    for rank in 0..place.gpus.len() {
+    for rank in 0..place.names.len() {
         values.iter_mut().zip(values_of(rank, size)).for_each(|(sum, value)| *sum += value);
     }
-    let ranks = place.gpus.len() as f32;
+    let ranks = place.names.len() as f32;
     let allowed = ranks * ranks * (EPSILON + narrowing(bed.dtype));
     Sample { operation: "all_reduce", shape: among(place, size), values, allowed }
 }

@@ -2,7 +2,7 @@
 //! same inputs, and every message against what was sent. Knows no model and no scheduler.
 //!
 //! ```text
-//! processes -> {one -> {operations, attention -> bed, collectives}} -> sample ; stamps
+//! processes -> one -> {operations, attention, collectives} -> bed -> sample ; stamps
 //! ```
 
 mod attention;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shard::Dtype;
 
+pub use collectives::{Place, exchanged};
 pub use one::{Seat, end_with_parent, run_one};
 pub use processes::{between, each};
 

@@ -6,7 +6,7 @@ use camino::Utf8Path;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::bed::Bed;
-use super::collectives::{self, Place};
+use super::collectives::{Place, exchanged};
 use super::operations::Run;
 use super::{Check, Tested, attention, operations};
 use crate::backend::Backend;
@@ -111,15 +111,16 @@ fn cases<B: Backend>() -> Vec<Case<B>> {
 fn messages(seat: &Seat<'_>, meet: &Utf8Path, checks: &mut Vec<Check>) -> Result<(), String> {
     let mesh = Mesh::shared_memory(meet, seat.rank, seat.gpus.len(), Patience::shared_cores(PATIENCE));
     let mesh = mesh.map_err(|error| format!("meet the other ranks: {error}"))?;
-    let place = Place { mesh: &mesh, rank: seat.rank, gpus: seat.gpus };
+    let names: Vec<String> = seat.gpus.iter().map(|gpu| format!("GPU {gpu}")).collect();
+    let place = Place { mesh: &mesh, rank: seat.rank, names: &names };
     for &dtype in seat.dtypes {
         let mut cuda =
             Cuda::open(seat.gpus[seat.rank], &kernel_folder(), PLAIN).map_err(|error| words(&error))?;
-        let results = collectives::run(&mut Bed { backend: &mut cuda, dtype }, &place);
+        let results = exchanged(&mut cuda, dtype, &place);
         let results = results.map_err(|error| format!("values between GPUs: {}", words(&error)))?;
         // A group ends for all when one rank leaves it, whatever is still on its way.
         everybody_is_here(&mesh, seat).map_err(|error| format!("wait for the other ranks: {error}"))?;
-        checks.extend(results.iter().map(|(expected, found)| expected.check(found, dtype)));
+        checks.extend(results);
     }
     Ok(())
 }

@@ -31,10 +31,20 @@ impl Stamps {
         Ok(Self { folder: folder.to_owned(), program: hasher.finalize().to_hex().to_string() })
     }
 
-    /// Of these GPUs, in this order: of one for what it computes, of several for what they exchange.
+    /// Of these GPUs of this host, in this order: of one for what it computes, of several for what they exchange.
     pub fn stamp(&self, gpus: &[usize]) -> Result<Stamp, Missing> {
         let identities: Result<Vec<String>, Missing> = gpus.iter().map(|&gpu| identity(gpu)).collect();
         Ok(self.named(&identities?))
+    }
+
+    /// Of GPUs of several hosts, for what they exchange: what each of them said to [`Stamps::identity`] there, and where that is, in order of ranks.
+    pub fn across(&self, ranks: &[String]) -> Stamp {
+        self.named(ranks)
+    }
+
+    /// All that decides how a GPU of this host computes, in a line.
+    pub fn identity(&self, gpu: usize) -> Result<String, Missing> {
+        Ok(format!("executable {}, {}", self.program, identity(gpu)?))
     }
 
     fn named(&self, identities: &[String]) -> Stamp {

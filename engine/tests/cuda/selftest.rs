@@ -239,11 +239,10 @@ fn a_trial_of_two_gpus_waits_for_what_they_exchange() {
     assert!(err.contains("2 GPUs exchange values rightly: 36 results in "), "{err}");
 }
 
-#[test]
-fn gpus_of_other_hosts_are_asked_and_tested_there() {
-    let caches = tempfile::tempdir().unwrap();
+/// Two hosts with a rank each, which have a GPU and two, and caches of their own in `caches`; what their ranks are told can be replaced by their marks.
+fn two_hosts(caches: &Path) -> (Double, String) {
     let place = |host: &str, gpus: u32| {
-        let cache = caches.path().join(host);
+        let cache = caches.join(host);
         let launch =
             format!("env, CHARIOT_DOUBLE_DEVICES={gpus}, XDG_CACHE_HOME={}, MARK={host}", cache.display());
         format!("{{address: 127.0.0.{gpus}, launch: [{launch}]}}")
@@ -253,7 +252,51 @@ fn gpus_of_other_hosts_are_asked_and_tested_there() {
         "transport: shared_memory",
         &format!("transport: tcp, driver: 127.0.0.1, places: [{places}]"),
     );
-    let double = Double::new().with("XDG_CACHE_HOME", caches.path().join("driver").to_str().unwrap());
+    (Double::new().with("XDG_CACHE_HOME", caches.join("driver").to_str().unwrap()), platform)
+}
+
+#[test]
+fn what_gpus_of_two_hosts_exchange_is_tested_before_anything_is_measured() {
+    let caches = tempfile::tempdir().unwrap();
+    let (double, platform) = two_hosts(caches.path());
+    let folder = folder_of(&double, &platform, 2);
+    let path = folder.path().join("cluster.json");
+    let text = fs_err::read_to_string(&path).unwrap();
+    // Each GPU of it computes rightly, and alone it exchanges nothing.
+    let spoilt = |text: &str| text.replace("MARK=second", "CHARIOT_DOUBLE_WRONG=nccl");
+    let check_refused = |line: &str, left: &str| {
+        let (code, out, err) = said(&run_in(&folder, &double, line));
+        assert_eq!(code, Some(1), "{out}{err}");
+        let expected = "error: rank 1 of node 1 (127.0.0.2) gets wrong values: all_reduce of [3, 331], 2 GPUs in f32 is off by ";
+        let last = err.lines().last().unwrap();
+        assert!(last.starts_with(expected) && last.contains("nothing is measured"), "{err}");
+        assert!(!folder.path().join(left).exists(), "a refused measurement leaves nothing");
+    };
+    fs_err::write(&path, spoilt(&text)).unwrap();
+    check_refused(BENCH, "trial");
+    let backend = spoilt(&platform).replace("runtime: {", "runtime: {backend: cuda, ");
+    fs_err::write(folder.path().join("platform.yaml"), backend).unwrap();
+    check_refused(
+        "profile --platform platform.yaml --model small.yaml --parallel 2x1 --max-tokens 4 --seconds 0.1 --out here.yaml",
+        "here.yaml",
+    );
+    fs_err::write(&path, &text).unwrap();
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!(code, Some(0), "{out}{err}");
+    // A sum, a gather and a message of two sizes, in three types, on both.
+    assert!(err.contains("2 GPUs of 2 nodes exchange values rightly: 36 results in "), "{err}");
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!((code, err.contains("self-test")), (Some(0), false), "it is remembered: {out}{err}");
+    // Of these GPUs behind these commands.
+    fs_err::write(&path, text.replace("MARK=second", "MARK=third")).unwrap();
+    let (code, out, err) = said(&run_in(&folder, &double, BENCH));
+    assert_eq!((code, err.contains("exchange values rightly")), (Some(0), true), "{out}{err}");
+}
+
+#[test]
+fn gpus_of_other_hosts_are_asked_and_tested_there() {
+    let caches = tempfile::tempdir().unwrap();
+    let (double, platform) = two_hosts(caches.path());
     let folder = folder_of(&double, &platform, 2);
     let path = folder.path().join("cluster.json");
     let text = fs_err::read_to_string(&path).unwrap();

@@ -5,6 +5,8 @@ use crate::clock::monotonic_ns;
 use crate::model::LayerTimes;
 use crate::runtime::loss::{Heard, Loss};
 use crate::runtime::protocol::{Exchange, Order, Report, Step};
+use crate::selftest::Check;
+use crate::shard::Dtype;
 
 impl RuntimeExecutor {
     /// Nanoseconds of an exchange, in each row of them.
@@ -15,6 +17,18 @@ impl RuntimeExecutor {
                 return Ok(ns);
             }
         }
+    }
+
+    /// Sums, gathers and messages among all ranks: how far what each of them got is from what was sent, by rank. `dtype`: of the weights.
+    pub fn check_exchanges(&mut self, dtype: Dtype) -> Result<Vec<Vec<Check>>, Loss> {
+        self.ask(&Order::CheckExchanges(dtype))?;
+        let mut found = vec![None; self.workers.world()];
+        while found.iter().any(Option::is_none) {
+            if let Some((rank, Report::Checked { checks })) = self.hear_answer()? {
+                found[rank] = Some(checks);
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Nanoseconds of products and attention of layers, one after the other, on a batch that was the last step.
