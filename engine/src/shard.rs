@@ -181,6 +181,11 @@ impl Division {
     }
 }
 
+/// Whether a tensor is a norm's, by its name: all others are matrices.
+fn is_of_norm(name: &str) -> bool {
+    name.split('.').any(|part| part.starts_with("norm") || part == "final_norm")
+}
+
 fn push_norm(shape: &ModelShape, prefix: &str, tensors: &mut Tensors) {
     for part in ["weight", "bias"].iter().take(shape.family.norm_vectors() as usize) {
         tensors.push(format!("{prefix}.{part}"), &[shape.hidden_size]);
@@ -264,6 +269,12 @@ impl Dtypes {
     /// Of one tensor.
     pub fn of(&self, name: &str) -> Dtype {
         self.others.get(name).copied().unwrap_or(self.main)
+    }
+
+    /// A matrix that is not of the main type, and which it is of.
+    pub fn odd_matrix(&self) -> Option<(&str, Dtype)> {
+        let odd = self.others.iter().find(|(name, _)| !is_of_norm(name));
+        odd.map(|(name, dtype)| (name.as_str(), *dtype))
     }
 }
 

@@ -1,10 +1,9 @@
 //! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
 
-use camino::Utf8Path;
 use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
 use chariot_engine::engine::{Ending, Trial};
-use chariot_engine::manifest::Origin;
+use chariot_engine::manifest::{Contents, Origin};
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::record::Recorder;
@@ -19,10 +18,11 @@ use chariot_engine::units::SeqId;
 use chariot_engine::workload::prompt_tokens;
 
 use super::choice::of_platform;
-use super::files::{Output, mistake, write_json};
+use super::files::{Output, mistake, read_json, write_json};
 use super::nodes::places_of;
 use super::plan::{Plan, Shown, TrialArgs};
 use super::ranks::{self, READY_BY, STEP_BY, check_cores, cores_of};
+use super::weights::refuse_odd;
 use super::{exchanges, gpu_selftest, say};
 
 /// Run one trial for real, on one process a rank
@@ -53,6 +53,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ));
     }
     if let Some(runtime) = &plan.cluster.preset.runtime {
+        check_types(&plan, args, runtime)?;
         check_gpus(&plan.cluster.preset, runtime, plan.weights.parallel.ranks())?;
     }
     fs_err::create_dir_all(&args.out)?;
@@ -145,6 +146,16 @@ pub(super) fn check_gpus(platform: &Platform, runtime: &Runtime, ranks: u32) -> 
         BackendName::Cuda { .. } => exchanges::before_measuring(platform, ranks),
         BackendName::Cpu => Ok(()),
     }
+}
+
+/// Refuses a folder's weights that GPUs do not compute with.
+fn check_types(plan: &Plan, args: &TrialArgs, runtime: &Runtime) -> anyhow::Result<()> {
+    let held = plan.weights.weights.as_ref().filter(|held| held.origin == Origin::HuggingFace);
+    let (Some(held), BackendName::Cuda { .. }) = (held, of_platform(runtime)) else { return Ok(()) };
+    let contents: Contents = read_json(&args.weights)?;
+    let mut tensors = contents.into_ranks().flat_map(|rank| rank.tensors);
+    let odd = tensors.find(|tensor| tensor.shape.len() > 1 && tensor.dtype != held.dtype);
+    refuse_odd(&args.weights, held.dtype, odd.as_ref().map(|tensor| (tensor.name.as_str(), tensor.dtype)))
 }
 
 /// What ranks load: files beside the manifest, or what its seed gives.

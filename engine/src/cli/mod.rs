@@ -17,6 +17,7 @@ mod ranks;
 mod serve;
 mod shard;
 mod simulate;
+mod weights;
 mod worker;
 mod yaml;
 

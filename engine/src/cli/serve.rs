@@ -21,6 +21,7 @@ use super::cores::Cores;
 use super::files::{mistake, read, wrong};
 use super::generate::{launch, local};
 use super::say;
+use super::weights::type_on_gpus;
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;
@@ -141,6 +142,17 @@ struct Members {
     dtype: Option<String>,
 }
 
+impl Members {
+    /// Of the weights, as far as it says.
+    fn dtype(&self) -> Dtype {
+        match self.dtype.as_deref() {
+            Some("float16") => Dtype::Float16,
+            Some("bfloat16") => Dtype::Bfloat16,
+            _ => Dtype::Float32,
+        }
+    }
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let path = args.model.join("config.json");
     let folder = args.model.file_name().unwrap_or("model");
@@ -151,7 +163,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let division = Division::new(&config.shape, parallel).map_err(wrong)?;
     let backend = args.backend.choose(parallel.ranks())?;
     let cores = args.cores.of_ranks(backend, parallel.ranks(), args.threads)?;
-    let scheduler = scheduler(args, &config, &members, &division, backend)?;
+    // Keys and values are stored in the weights' type; the widest where neither they are asked nor the configuration says.
+    let dtype = type_on_gpus(backend, &args.model, &config, parallel)?.unwrap_or_else(|| members.dtype());
+    let scheduler = scheduler(args, &config, &members, &division, dtype, backend)?;
     let max_model_len = scheduler.config().max_model_len;
     let name = args.served_model_name.clone().unwrap_or_else(|| folder.to_owned());
     let vocabulary = config.shape.vocab_size;
@@ -188,6 +202,7 @@ fn scheduler(
     config: &ModelConfig,
     members: &Members,
     division: &Division,
+    dtype: Dtype,
     backend: BackendName,
 ) -> anyhow::Result<Scheduler> {
     let max_model_len = args.max_model_len.or(members.max_position_embeddings).unwrap_or(MODEL_LEN);
@@ -208,12 +223,6 @@ fn scheduler(
         compat: Compat::Honest,
     };
     if args.kv_blocks.is_none() {
-        // Keys and values are stored in the weights' type; the widest where the configuration does not say.
-        let dtype = match members.dtype.as_deref() {
-            Some("float16") => Dtype::Float16,
-            Some("bfloat16") => Dtype::Bfloat16,
-            _ => Dtype::Float32,
-        };
         let bytes = match (args.kv_memory, backend) {
             (Some(bytes), _) => bytes,
             (None, BackendName::Cpu) => KV_MEMORY,

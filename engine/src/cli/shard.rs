@@ -11,10 +11,12 @@ use chariot_engine::model::{ModelConfig, ModelError};
 use chariot_engine::shape::ShapeError;
 use chariot_engine::shard::{Dtype, Dtypes, Parallel};
 use chariot_engine::sim::cluster::{self, Cluster, Provenance};
+use chariot_engine::sim::platform::Backend;
 
 use self::rank_files::{Done, Source};
 use super::files::{check_format, mistake, read, read_json, write_json, wrong};
 use super::say;
+use super::weights::{blame, refuse_odd};
 
 /// Divide a model over the ranks of a cluster
 ///
@@ -82,6 +84,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(source) => source.dtypes(&config, parallel).map_err(blame)?,
         None => Dtypes::uniform(Dtype::Float16),
     };
+    if let (Some(Source::Folder(folder)), true) = (&source, on_gpus(&cluster)) {
+        refuse_odd(folder, dtypes.main, dtypes.odd_matrix())?;
+    }
     let mut manifest = Manifest::new(&cluster, config.shape.clone(), parallel, &dtypes).map_err(wrong)?;
     if let (Some(Source::Dummy { seed, dtype }), true) = (&source, args.in_memory) {
         let origin = Origin::Dummy { seed: *seed };
@@ -102,6 +107,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         memory.weight_bytes_max as f64 / 1e9,
         memory.kv_bytes_per_token,
     ))
+}
+
+/// Whether its ranks will compute on GPUs.
+fn on_gpus(cluster: &Cluster) -> bool {
+    let runtime = cluster.preset.runtime.as_ref();
+    cluster.provenance == Provenance::Measured
+        && runtime.is_some_and(|runtime| runtime.backend == Backend::Cuda)
 }
 
 /// What was asked for, or for a cluster that runs for real a dummy.
@@ -135,11 +147,6 @@ fn config(args: &Args) -> anyhow::Result<ModelConfig> {
 fn parse(path: &Utf8Path) -> anyhow::Result<ModelConfig> {
     let blame = |error: ShapeError| mistake(path, error);
     ModelConfig::parse(&read(path)?, name(path)).map_err(blame)
-}
-
-/// Wrong weights are the user's to mend, a full disk is not.
-fn blame(error: ModelError) -> anyhow::Error {
-    if error.is_mistake() { wrong(error) } else { error.into() }
 }
 
 fn blame_any(error: anyhow::Error) -> anyhow::Error {

@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::safetensors_file::{SafetensorsFile, Stored};
 use super::slice::{LayerSlot, Slice, Slicer, Slot};
-use super::{ModelError, PIECE, Part, StagePlan, Take, TensorSource};
+use super::{ModelConfig, ModelError, PIECE, Part, StagePlan, Take, TensorSource};
 use crate::shape::Family;
-use crate::shard::{Dtype, Tensor};
+use crate::shard::{Dtype, Dtypes, Parallel, Tensor};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -56,13 +56,34 @@ impl HuggingFace {
         })
     }
 
+    /// Types of a whole model's tensors in a folder, by the names that ranks have for them.
+    pub fn dtypes(folder: &Utf8Path, config: &ModelConfig, parallel: Parallel) -> Result<Dtypes, ModelError> {
+        let plan = StagePlan {
+            config: config.clone(),
+            parallel,
+            stage: 0,
+            tp_rank: 0,
+            max_positions: 0,
+            batch_tokens: 0,
+        };
+        let (source, division) = (Self::open(folder, &plan)?, plan.division()?);
+        let mut dtypes = Dtypes::uniform(source.dtype()?);
+        for tensor in (0..parallel.pp).flat_map(|stage| division.tensors(&config.shape, stage, dtypes.main)) {
+            let dtype = source.dtype_of(&tensor)?;
+            if dtype != dtypes.main {
+                dtypes.others.insert(tensor.name, dtype);
+            }
+        }
+        Ok(dtypes)
+    }
+
     /// Type of the first layer's projections, which most of a model's tensors share.
     pub fn dtype(&self) -> Result<Dtype, ModelError> {
         Ok(self.cut_slot(Slot::Layer(0, LayerSlot::Qkv))?.dtype)
     }
 
     /// Type of a tensor.
-    pub fn dtype_of(&self, wanted: &Tensor) -> Result<Dtype, ModelError> {
+    pub(super) fn dtype_of(&self, wanted: &Tensor) -> Result<Dtype, ModelError> {
         Ok(self.cut(wanted)?.dtype)
     }
 

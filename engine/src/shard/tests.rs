@@ -37,6 +37,21 @@ fn layers_left_over_go_to_the_first_stages() {
 }
 
 #[test]
+fn all_tensors_but_norms_are_matrices() {
+    let falcon = falcon_180b();
+    let llama = ModelShape { family: Family::Llama, tied_embedding: false, ..falcon.clone() };
+    for shape in [falcon, llama] {
+        let division = Division::new(&shape, Parallel { tp: 2, pp: 2 }).unwrap();
+        for tensor in (0..2).flat_map(|stage| division.tensors(&shape, stage, Dtype::Float16)) {
+            let mut dtypes = Dtypes::uniform(Dtype::Float16);
+            dtypes.others.insert(tensor.name.clone(), Dtype::Float32);
+            let odd = (tensor.shape.len() > 1).then_some((tensor.name.as_str(), Dtype::Float32));
+            assert_eq!(dtypes.odd_matrix(), odd);
+        }
+    }
+}
+
+#[test]
 fn every_split_holds_the_model_once_but_for_norms_and_padding() {
     let shape = falcon_180b();
     let whole = shape.parameters() * F16_BYTES;

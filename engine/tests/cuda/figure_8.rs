@@ -125,8 +125,8 @@ impl Project {
     fn forget(&self, address: &str) {
         let store = self.folder.path().join(".chariot");
         let history = fs_err::read_to_string(store.join("history")).unwrap();
-        let entries = history.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let newest = entries.filter(|entry| entry["address"] == address).last().unwrap();
+        let mut entries = history.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let newest = entries.rfind(|entry| entry["address"] == address).unwrap();
         let (folder, name) = newest["key"].as_str().unwrap().split_at(2);
         fs_err::remove_file(store.join("actions").join(folder).join(name)).unwrap();
     }

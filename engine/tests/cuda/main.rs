@@ -11,6 +11,7 @@ mod ends;
 mod figure_8;
 mod inside;
 mod machine;
+mod matrices;
 mod models;
 mod parity;
 mod registers;

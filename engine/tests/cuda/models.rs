@@ -30,6 +30,18 @@ pub(crate) fn rewrite(model: &str, folder: &Path, rounded: Dtype, stored: Dtype)
     fs_err::copy(format!("{GOLDEN}/{model}/config.json"), folder.join("config.json")).unwrap();
 }
 
+/// Stores one tensor of a folder in another type.
+pub(crate) fn retype(folder: &Path, name: &str, dtype: Dtype) {
+    let bytes = fs_err::read(folder.join("model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = stored.tensors().into_iter().map(|(own, tensor)| {
+        let new = if own == name { dtype } else { tensor.dtype() };
+        let values = cast(&widened(tensor.dtype(), tensor.data()), new);
+        (own, (new, tensor.shape().to_vec(), values))
+    });
+    store(folder, &tensors.collect());
+}
+
 /// Tensors by name: type, shape, bytes.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 
 use crate::double::Double;
+use crate::models::Llama;
 
 const PLATFORM: &str = "name: one\nnodes: 1\ngpus_per_node: 1\ngpu_memory_gb: 80\n\
     links: [{name: none, span: 1, all_reduce: {alpha_us: 1, ring_gbps: 1}, send_recv: {alpha_us: 1, gbps: 1}}]\n\
@@ -102,21 +103,9 @@ fn blocks_that_a_user_asks_for_are_refused_in_words_where_they_do_not_fit() {
 }
 
 /// The server's first line, with the number of its KV blocks.
-fn serve(double: &Double) -> String {
-    let arguments = [
-        "serve",
-        "--backend",
-        "cuda",
-        "--port",
-        "0",
-        "--batch-cap",
-        "16",
-        "--max-model-len",
-        "2000",
-        "--chunk",
-        "32",
-    ];
-    let mut command = double.command(&[&arguments[..], &["--model", FALCON]].concat());
+fn serve(double: &Double, model: &str, more: &[&str]) -> String {
+    let arguments = ["serve", "--backend", "cuda", "--port", "0", "--chunk", "32", "--model", model];
+    let mut command = double.command(&[&arguments[..], more].concat());
     let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -125,15 +114,32 @@ fn serve(double: &Double) -> String {
     if line.is_empty() { String::from_utf8(said).unwrap() } else { line }
 }
 
+fn blocks_of(line: &str) -> u64 {
+    let number = line.split(" KV blocks").next().and_then(|text| text.rsplit(' ').next());
+    number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
 #[test]
 fn a_server_takes_what_is_free_where_nobody_says_how_much() {
-    let blocks = |double: &Double| -> u64 {
-        let line = serve(double);
-        let number = line.split(" KV blocks").next().and_then(|text| text.rsplit(' ').next());
-        number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{line}"))
-    };
+    let more = ["--batch-cap", "16", "--max-model-len", "2000"];
+    let blocks = |double: &Double| blocks_of(&serve(double, FALCON, &more));
     let (most, fewer) = (blocks(&gpu(5 * TOTAL, 0)), blocks(&gpu(5 * TOTAL, 5 * TAKEN)));
     assert!(fewer >= 1 && fewer < most, "{fewer}, {most}");
-    let line = serve(&gpu(TOTAL, TOTAL - 1_000_000));
+    let line = serve(&gpu(TOTAL, TOTAL - 1_000_000), FALCON, &more);
     assert!(line.contains("expected GPUs with room for"), "{line}");
+}
+
+/// Keys and values take what the weights' type takes, whatever the configuration says of it.
+#[test]
+fn a_server_plans_with_the_type_that_the_weights_have() {
+    let folder = tempfile::tempdir().unwrap();
+    Llama::of_two_heads(32, safetensors::Dtype::F32).write(folder.path(), false);
+    let more = ["--batch-cap", "64", "--max-model-len", "200"];
+    let model = folder.path().to_str().unwrap();
+    let blocks = || blocks_of(&serve(&gpu(3_000_000, 0), model, &more));
+    let silent = blocks();
+    let config = folder.path().join("config.json");
+    let text = fs_err::read_to_string(&config).unwrap();
+    fs_err::write(&config, text.replacen('{', r#"{"torch_dtype": "float16", "#, 1)).unwrap();
+    assert_eq!(blocks(), silent);
 }

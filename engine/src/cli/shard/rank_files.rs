@@ -12,7 +12,7 @@ use chariot_engine::manifest::{Contents, Manifest, Origin, Rank, Weights, rank_f
 use chariot_engine::model::{
     self, Dummy, HuggingFace, ModelConfig, ModelError, ShardFile, StagePlan, TensorSource,
 };
-use chariot_engine::shard::{Division, Dtype, Dtypes, Parallel, Tensor};
+use chariot_engine::shard::{Dtype, Dtypes, Parallel, Tensor};
 
 use super::super::files::{LargeOutput, read};
 
@@ -36,19 +36,10 @@ pub(super) struct Done {
 impl Source {
     /// Types of the whole model's tensors.
     pub(super) fn dtypes(&self, config: &ModelConfig, parallel: Parallel) -> Result<Dtypes, ModelError> {
-        let folder = match self {
-            Self::Dummy { dtype, .. } => return Ok(Dtypes::uniform(*dtype)),
-            Self::Folder(folder) => HuggingFace::open(folder, &plan(config, parallel, 0, 0))?,
-        };
-        let mut dtypes = Dtypes::uniform(folder.dtype()?);
-        let division = Division::new(&config.shape, parallel)?;
-        for tensor in (0..parallel.pp).flat_map(|stage| division.tensors(&config.shape, stage, dtypes.main)) {
-            let dtype = folder.dtype_of(&tensor)?;
-            if dtype != dtypes.main {
-                dtypes.others.insert(tensor.name, dtype);
-            }
+        match self {
+            Self::Dummy { dtype, .. } => Ok(Dtypes::uniform(*dtype)),
+            Self::Folder(folder) => HuggingFace::dtypes(folder, config, parallel),
         }
-        Ok(dtypes)
     }
 }
 

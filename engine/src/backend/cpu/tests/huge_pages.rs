@@ -21,7 +21,7 @@ fn values_are_zeros_and_begin_with_a_cache_line() {
 /// Pages that this thread had to be given, so far, because it used them.
 #[cfg(target_os = "linux")]
 fn faults() -> u64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let stat = fs_err::read_to_string("/proc/thread-self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     fields.split(' ').nth(7).unwrap().parse().unwrap()
 }
