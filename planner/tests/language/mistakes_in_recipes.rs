@@ -311,11 +311,11 @@ fn with_claim(more: &str) -> String {
 
 /// The claim that the check of a pipeline is told.
 fn claim_of(pipeline: &str) -> serde_json::Value {
-    let steps = compiled(pipeline, &[]).unwrap();
-    let step = steps.steps.iter().find(|step| step.address == "x/held").unwrap();
+    let steps = compiled(pipeline, &[]).expect("the pipeline is right");
+    let step = steps.steps.iter().find(|step| step.address == "x/held").expect("it has a check");
     let Work::Action(action) = &step.work else { panic!("a check is an action") };
     let Source::Inline(bytes) = &action.inputs[Utf8Path::new("check.json")] else { panic!("inline") };
-    serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["claims"][0].clone()
+    serde_json::from_slice::<serde_json::Value>(bytes).expect("a specification is JSON")["claims"][0].clone()
 }
 
 #[test]
