@@ -429,7 +429,10 @@ fn a_damaged_folder_is_the_users_to_mend_whoever_reads_it() {
             with_header(&whole, "model.norm.weight", "model.norm.weighs"),
             "expected tensor model.norm.weight, found none of that name".to_owned(),
         ),
-        (with_header(&whole, "[250,64]", "[64,250]"), "of shape [250, 64], found [64, 250]".to_owned()),
+        (
+            with_header(&whole, "[250,64]", "[64,250]"),
+            "expected lm_head.weight of shape [250, 64], found [64, 250]".to_owned(),
+        ),
     ]);
     let check = |model, said: &str| {
         for args in [generate(model), serve(model)] {

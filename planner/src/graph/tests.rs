@@ -126,4 +126,5 @@ fn order_puts_needs_first() {
     let graph = graph(&[("p/a", &[1, 2]), ("p/b", &[2]), ("p/c", &[])]).unwrap();
     let at = |id: u32| graph.order().iter().position(|other| other.0 == id).unwrap();
     assert!(at(2) < at(1) && at(1) < at(0));
+    assert_eq!(graph.order().len(), 3, "each once, also what two of them need");
 }

@@ -246,6 +246,44 @@ fn an_action_that_runs_already_is_waited_for() {
     assert_eq!(ran, ["p/between", "file", "p/late"]);
 }
 
+/// An action of a step that reads nothing.
+fn action_of(graph: &Graph, id: u32) -> Action {
+    let step = graph.step(StepId(id));
+    let Work::Action(template) = &step.work else { unreachable!("all are actions") };
+    let tool = ToolFile { path: "/bin/true".into(), digest: Digest::of(b"tool") };
+    Action::new(step.address.clone(), template, tool, BTreeMap::new(), &BTreeMap::new())
+}
+
+/// Three steps, and what starts at once, in order, of the actions that steps want on so many processors.
+fn check_starts(wants: &[(u32, u32)], cpus: u32, stopped: Option<u32>, expected: &[&str]) {
+    let resources = Resources { cpu: 1, gpu: 0, exclusive: false };
+    let graph = pipeline(["p/a", "p/b", "p/c"].map(|address| step(address, &[], resources, 0)).into());
+    let plan = Plan::new(&graph, &graph.select("p").unwrap(), BTreeSet::new());
+    let mut schedule = Schedule::new(plan, Pool::new(cpus, 0), true);
+    for (wanting, wanted) in wants {
+        schedule.want::<NoError>(StepId(*wanting), action_of(&graph, *wanted)).unwrap();
+    }
+    let mut started = schedule.start();
+    if let Some(id) = stopped {
+        let key = action_of(&graph, id).key.digest;
+        schedule.process_over(&key);
+        schedule.stopped(&key);
+        started = schedule.start();
+    }
+    let addresses: Vec<&str> = started.iter().map(|action| &action.address[..]).collect();
+    assert_eq!(addresses, expected, "{wants:?}");
+}
+
+#[test]
+fn actions_that_one_step_wants_run_side_by_side() {
+    check_starts(&[(1, 0), (1, 1), (1, 2)], 3, None, &["p/a", "p/b", "p/c"]);
+}
+
+#[test]
+fn what_was_stopped_runs_again_in_the_place_of_its_first_step() {
+    check_starts(&[(0, 0), (1, 1), (2, 0)], 1, Some(0), &["p/a"]);
+}
+
 #[test]
 fn what_failed_twice_lets_all_others_pass() {
     let mut failures = 2;
