@@ -1,4 +1,4 @@
-//! The product with a packed weight: GFLOP/s and weight bytes a second by rows and dtype, against the plain loop.
+//! The product with a packed weight: GFLOP/s and weight bytes a second by rows and dtype, against the plain loop. Then draws from logits.
 //!
 //! Each figure is the median of interleaved rounds. Weights of 64 MiB or more are cold: they exceed the last cache.
 #![expect(clippy::print_stdout, reason = "a benchmark reports on stdout")]
@@ -6,6 +6,7 @@
 use std::hint::black_box;
 
 use chariot_engine::backend::cpu::{Activations, Cpu, Dtype, Isa, Linear};
+use chariot_engine::backend::draw::{Draw, draw};
 
 const ROWS: usize = 6144;
 const COLUMNS: usize = 3072;
@@ -70,6 +71,25 @@ fn main() {
             for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, 16, 24, 32, 128, 512] {
                 row(&cpu, isa, &weight, &values, m, bandwidth);
             }
+        }
+    }
+    draws();
+}
+
+/// Draws from rows of which few logits are large, one thread.
+fn draws() {
+    println!("| logits | top_p | ms a draw |");
+    println!("|---|---|---|");
+    for count in [65_024_u32, 131_072] {
+        let noise = |token: u32| (token.wrapping_mul(0x9e37_79b9) >> 8) as f32 / (1 << 24) as f32;
+        let logits: Vec<f32> = (0..count).map(|token| 20.0 * noise(token).powi(8)).collect();
+        for top_p in [1.0, 0.9] {
+            let mut room = Vec::new();
+            let mut one = |round: u64| {
+                let how = Draw::new(1.0, top_p, round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                seconds(|| _ = black_box(draw(std::iter::once(black_box(&logits[..])), &how, &mut room)))
+            };
+            println!("| {count} | {top_p} | {:.2} |", 1e3 * median((0..101).map(&mut one).collect()));
         }
     }
 }

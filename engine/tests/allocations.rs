@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chariot_engine::backend::cpu::{Activations, Cpu};
-use chariot_engine::backend::{Backend, Span};
+use chariot_engine::backend::{Backend, Draw, Span};
 use chariot_engine::comm::secret::Secret;
 use chariot_engine::comm::tcp::Listener;
 use chariot_engine::comm::{Alone, Communicator, Mesh, Patience, shm};
@@ -73,12 +73,13 @@ fn step(
     spans: &[Span<'_>],
     buffers: &mut Buffers,
 ) {
-    let Buffers { tokens, rows, hidden, logits, greedy } = buffers;
+    let Buffers { tokens, rows, hidden, logits, greedy, how, drawn } = buffers;
     let batch = cpu.begin(spans, tokens).unwrap();
     stage.embed(cpu, group, &batch, hidden).unwrap();
     stage.layers(cpu, group, &batch, hidden).unwrap();
     stage.logits(cpu, group, rows, hidden, logits).unwrap();
     stage.greedy(cpu, group, rows, hidden, greedy).unwrap();
+    stage.draw(cpu, group, rows, hidden, how, drawn).unwrap();
 }
 
 struct Buffers {
@@ -87,6 +88,8 @@ struct Buffers {
     hidden: Activations,
     logits: Vec<f32>,
     greedy: Vec<u32>,
+    how: Vec<Draw>,
+    drawn: Vec<u32>,
 }
 
 const KV: KvSpec = KvSpec { blocks: 32, block_size: 16 };
@@ -130,6 +133,8 @@ fn run(
         hidden: cpu.tensor(),
         logits: Vec::new(),
         greedy: Vec::new(),
+        how: vec![Draw::new(0.8, 0.9, 1 << 63); spans.len()],
+        drawn: Vec::new(),
     };
     for _ in 0..WARM {
         step(&mut cpu, &mut stage, group, &spans, &mut buffers);

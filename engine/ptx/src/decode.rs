@@ -151,6 +151,7 @@ fn memory(words: &[&str]) -> Option<Operation> {
     match words {
         ["cvta", "to", name @ ("global" | "shared"), "u64"] => return Some(Operation::ToSpace(space(name)?)),
         ["cvta", name @ ("global" | "shared"), "u64"] => return Some(Operation::ToGeneric(space(name)?)),
+        [name @ ("atom" | "red"), place @ .., "add", ty] => return addition(name, place, ty),
         ["cp", "async", "ca", "shared", "global"] => return Some(Operation::Copy(&[4, 8, 16])),
         ["cp", "async", "cg", "shared", "global"] => return Some(Operation::Copy(&[16])),
         ["cp", "async", "commit_group"] => return Some(Operation::CommitCopies),
@@ -176,6 +177,17 @@ fn memory(words: &[&str]) -> Option<Operation> {
         _ if space == Space::Parameter => None,
         _ => Some(Operation::Store { space, ty, count }),
     }
+}
+
+/// Atomic additions of integers.
+fn addition(name: &str, place: &[&str], ty: &str) -> Option<Operation> {
+    let ty = Type::parse(ty).filter(|ty| ty.is_integer() && ty.bits >= 32)?;
+    let space = match place {
+        [] => Space::Generic,
+        [one @ ("global" | "shared")] => space(one)?,
+        _ => return None,
+    };
+    Some(Operation::Add { space, ty, returns: name == "atom" })
 }
 
 fn control(words: &[&str]) -> Option<Operation> {
@@ -248,6 +260,9 @@ mod tests {
             "mov.b8",
             "bar.red.sync",
             "atom.add.f32",
+            "atom.shared.add.u16",
+            "atom.shared.max.u64",
+            "red.param.add.u32",
             "",
             "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32",
         ] {

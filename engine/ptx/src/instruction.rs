@@ -173,6 +173,12 @@ pub(crate) enum Operation {
         ty: Type,
         count: usize,
     },
+    /// Atomic; whether a register gets what was there.
+    Add {
+        space: Space,
+        ty: Type,
+        returns: bool,
+    },
     /// Asynchronous, from global to shared, of one of these numbers of bytes.
     Copy(&'static [u64]),
     CommitCopies,
@@ -254,6 +260,8 @@ impl Operation {
             },
             Self::Load { ty, count, .. } => vec![Targets(count, ty.bits), Address],
             Self::Store { ty, count, .. } => vec![Address, Sources(count, ty.bits)],
+            Self::Add { ty, returns: true, .. } => vec![Target(ty.bits), Address, Source(ty.bits)],
+            Self::Add { ty, .. } => vec![Address, Source(ty.bits)],
             Self::Copy(sizes) => vec![Address, Address, Number(sizes), LastSource(32)],
             Self::CommitCopies | Self::WaitForAllCopies => Vec::new(),
             Self::WaitForCopies => vec![Source(32)],

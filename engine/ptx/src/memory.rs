@@ -156,6 +156,25 @@ impl Region {
         Ok(u64::from_le_bytes(value))
     }
 
+    /// Adds to the number of at most 8 bytes there, undivided; what it was.
+    pub(crate) fn add(&mut self, offset: i64, size: usize, value: u64, by: Access) -> Result<u64, Fault> {
+        self.check(offset, size)?;
+        let mut before = [0; 8];
+        for (to, at) in before[..size].iter_mut().zip(offset as usize..) {
+            if let Err(conflict) = self.shadows[at].add(by) {
+                return Err(self.race(at, conflict));
+            }
+            if !self.written[at] {
+                return Err(self.unwritten(at as i64));
+            }
+            *to = self.bytes[at];
+        }
+        let before = u64::from_le_bytes(before);
+        let sum = before.wrapping_add(value).to_le_bytes();
+        self.bytes[offset as usize..][..size].copy_from_slice(&sum[..size]);
+        Ok(before)
+    }
+
     /// Makes bytes unwritten, which counts as a write.
     pub(crate) fn clear(&mut self, offset: i64, size: usize, by: Access) -> Result<(), Fault> {
         self.check(offset, size)?;

@@ -1,7 +1,8 @@
 //! Who touched a byte last, and whether a barrier has stood between since. Knows no addresses.
 //!
 //! What it finds does not hang on the order in which threads run: two accesses of different threads, one of them a write, must
-//! have a barrier of the block, or of their warp, between them; threads of different blocks never meet within a launch.
+//! have a barrier of the block, or of their warp, between them; threads of different blocks never meet within a launch. Atomic additions
+//! need none among themselves, for a sum has no order.
 
 const WARP: u32 = 32;
 
@@ -26,46 +27,74 @@ impl Access {
     }
 }
 
-/// The last write of a byte and the reads since that no barrier ended.
+/// Accesses of one kind that no barrier ended.
 ///
-/// Of those reads it keeps two lanes of two warps: a write after any further one, but after none of these, cannot be.
+/// It keeps two lanes of two warps: what comes after none of the others comes after one of these, too, or is one of them.
+type Open = [Option<Access>; 4];
+
+/// The last write of a byte, and the reads and additions since that no barrier ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shadow {
     write: Option<Access>,
-    reads: [Option<Access>; 4],
+    reads: Open,
+    additions: Open,
 }
 
 /// An access that another does not come after, and what it did.
 pub(crate) type Conflict = (Access, &'static str);
 
+fn keep(open: &mut Open, by: Access) {
+    for access in &mut *open {
+        if access.is_some_and(|access| access.is_before(by)) {
+            *access = None;
+        }
+    }
+    let lanes =
+        |access: &&Option<Access>| access.is_some_and(|access| access.thread / WARP == by.thread / WARP);
+    if open.iter().filter(lanes).count() < 2
+        && let Some(free) = open.iter_mut().find(|access| access.is_none())
+    {
+        *free = Some(by);
+    }
+}
+
+/// Whether `by` comes after all of these.
+fn is_after(open: &Open, by: Access, did: &'static str) -> Result<(), Conflict> {
+    match open.iter().flatten().find(|access| !access.is_before(by)) {
+        Some(access) => Err((*access, did)),
+        None => Ok(()),
+    }
+}
+
 impl Shadow {
     pub(crate) fn read(&mut self, by: Access) -> Result<(), Conflict> {
-        if let Some(write) = self.write.filter(|write| !write.is_before(by)) {
-            return Err((write, "wrote it"));
-        }
-        for read in &mut self.reads {
-            if read.is_some_and(|read| read.is_before(by)) {
-                *read = None;
-            }
-        }
-        let lanes = |read: &&Option<Access>| read.is_some_and(|read| read.thread / WARP == by.thread / WARP);
-        if self.reads.iter().filter(lanes).count() < 2
-            && let Some(free) = self.reads.iter_mut().find(|read| read.is_none())
-        {
-            *free = Some(by);
-        }
+        self.is_after_write(by)?;
+        is_after(&self.additions, by, "added to it")?;
+        keep(&mut self.reads, by);
         Ok(())
     }
 
     pub(crate) fn write(&mut self, by: Access) -> Result<(), Conflict> {
-        if let Some(write) = self.write.filter(|write| !write.is_before(by)) {
-            return Err((write, "wrote it"));
-        }
-        if let Some(read) = self.reads.iter().flatten().find(|read| !read.is_before(by)) {
-            return Err((*read, "read it"));
-        }
-        *self = Self { write: Some(by), reads: [None; 4] };
+        self.is_after_write(by)?;
+        is_after(&self.reads, by, "read it")?;
+        is_after(&self.additions, by, "added to it")?;
+        *self = Self { write: Some(by), ..Self::default() };
         Ok(())
+    }
+
+    /// An atomic addition.
+    pub(crate) fn add(&mut self, by: Access) -> Result<(), Conflict> {
+        self.is_after_write(by)?;
+        is_after(&self.reads, by, "read it")?;
+        keep(&mut self.additions, by);
+        Ok(())
+    }
+
+    fn is_after_write(&self, by: Access) -> Result<(), Conflict> {
+        match self.write.filter(|write| !write.is_before(by)) {
+            Some(write) => Err((write, "wrote it")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -102,5 +131,21 @@ mod tests {
         assert!(byte.clone().write(access(0, 0, 1)).is_err(), "another warp reads");
         assert!(byte.clone().write(access(127, 0, 1)).is_err(), "another warp reads");
         assert_eq!(byte.write(access(127, 1, 0)), Ok(()));
+    }
+
+    #[test]
+    fn additions_have_no_order_but_with_reads_and_writes() {
+        let mut byte = Shadow::default();
+        assert_eq!(byte.write(access(5, 0, 0)), Ok(()));
+        assert_eq!(byte.add(access(0, 0, 0)), Err((access(5, 0, 0), "wrote it")));
+        for thread in 0..128 {
+            assert_eq!(byte.add(access(thread, 1, 0)), Ok(()));
+        }
+        assert!(byte.clone().read(access(0, 1, 0)).is_err(), "lane 1 adds");
+        assert!(byte.clone().write(access(1, 1, 0)).is_err(), "lane 0 adds");
+        assert!(byte.clone().read(access(0, 1, 1)).is_err(), "another warp adds");
+        assert_eq!(byte.read(access(127, 2, 0)), Ok(()));
+        assert_eq!(byte.add(access(126, 2, 0)), Err((access(127, 2, 0), "read it")));
+        assert_eq!(byte.write(access(126, 3, 0)), Ok(()));
     }
 }

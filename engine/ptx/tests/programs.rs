@@ -59,12 +59,18 @@ fn word(body: &str, input: &[u32]) -> u32 {
 #[test]
 fn integers() {
     let minus = |value: i32| (-value) as u32;
-    let cases: [(&str, &[u32], u32); 29] = [
+    let cases: [(&str, &[u32], u32); 31] = [
         ("add.s32 %r9, %r2, %r3;", &[u32::MAX, 3], 2),
         ("sub.s32 %r9, %r2, %r3;", &[1, 3], minus(2)),
         ("mul.lo.s32 %r9, %r2, %r3;", &[0x8000_0001, 6], 6),
         ("mul.hi.u32 %r9, %r2, %r3;", &[u32::MAX, u32::MAX], u32::MAX - 1),
         ("mul.hi.s32 %r9, %r2, %r3;", &[u32::MAX, 5], u32::MAX),
+        ("mov.u64 %rd8, -1; mul.hi.u64 %rd9, %rd8, %rd8; cvt.u32.u64 %r9, %rd9;", &[], u32::MAX - 1),
+        (
+            "mov.u64 %rd8, -1; div.u64 %rd9, %rd8, 5; shr.u64 %rd9, %rd9, 32; cvt.u32.u64 %r9, %rd9;",
+            &[],
+            0x3333_3333,
+        ),
         (
             "mul.wide.s32 %rd9, %r2, %r3; shr.s64 %rd9, %rd9, 3; cvt.u32.u64 %r9, %rd9;",
             &[minus(8), 5],
@@ -225,6 +231,47 @@ fn a_race_is_found_in_whatever_order_threads_run() {
     let body = "ld.global.u32 %r2, [%rd1]; setp.eq.s32 %p1, %r1, 1; @%p1 st.global.u32 [%rd1+-4], %r1;";
     let race = Fault::Race { region: "buffer 1".to_owned(), offset: 0, thread: 0, block: 0, did: "read it" };
     assert_eq!(run(body, &[0, 0], 2), Err(race));
+}
+
+#[test]
+fn atomic_additions_are_one_after_the_other_and_no_race_among_themselves() {
+    // The first thread clears; all add, of 64 bits and of 32 in turn; all read the sum of both.
+    let body = |first: &str, last: &str| {
+        format!(
+            "setp.eq.s32 %p1, %r1, 0;
+            @%p1 st.shared.v4.u32 [room], {{%r1, %r1, %r1, %r1}};
+            {first}
+            mov.u32 %r2, room;
+            cvt.u64.u32 %rd4, %r2;
+            cvta.shared.u64 %rd5, %rd4;
+            mov.u64 %rd6, 0x80000001;
+            atom.shared.add.u64 %rd7, [%r2+8], %rd6;
+            red.shared.add.u64 [room+8], %rd7;
+            atom.add.u32 %r3, [%rd5], 3;
+            {last}
+            ld.shared.v2.u32 {{%r4, %r5}}, [room];
+            ld.shared.u64 %rd8, [room+8];
+            setp.ne.u64 %p2, %rd8, 0;
+            selp.b32 %r6, %r4, 0, %p2;
+            st.global.u32 [%rd2], %r6;"
+        )
+    };
+    let barrier = "bar.sync 0;";
+    assert_eq!(run(&body(barrier, barrier), &[0], 64), Ok(vec![3 * 64; 64]));
+    let race = |did| Fault::Race { region: "room".to_owned(), offset: 8, thread: 0, block: 0, did };
+    assert_eq!(run(&body("", barrier), &[0], 64), Err(race("wrote it")));
+    let Err(Fault::Race { did: "read it", .. }) = run(&body(barrier, ""), &[0], 64) else {
+        panic!("the first thread reads while others have not added yet");
+    };
+    // What was there, and its sum: of one thread.
+    let one = "st.shared.u32 [room], 5; st.shared.u32 [room+4], 0; mov.u64 %rd6, 0xffffffff;
+        atom.shared.add.u64 %rd7, [room], %rd6; ld.shared.v2.u32 {%r2, %r3}, [room];
+        cvt.u32.u64 %r4, %rd7; mad.lo.s32 %r9, %r4, 100, %r2; mad.lo.s32 %r9, %r3, 10, %r9;";
+    assert_eq!(word(one, &[]), 500 + 4 + 10);
+    assert_eq!(
+        run("red.shared.add.u32 [room], 1;", &[0], 1),
+        Err(Fault::Unwritten { region: "room".to_owned(), offset: 0 })
+    );
 }
 
 #[test]

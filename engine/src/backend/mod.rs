@@ -3,8 +3,10 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod draw;
 mod operands;
 
+pub use draw::Draw;
 pub use operands::{AttentionShape, Part, Span};
 
 use serde::{Deserialize, Serialize};
@@ -285,6 +287,18 @@ pub trait Backend {
         rows: usize,
         held: usize,
         vocab: usize,
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), Self::Error>;
+
+    /// `tokens[rows]` on the host: of each row one drawn from its logits as `how[rows]` says ([`draw::draw`]: to the bit the same on every
+    /// backend). `all` is every rank's part `[rows, held]`, in order of ranks.
+    fn draw(
+        &self,
+        all: &Self::Tensor,
+        ranks: usize,
+        held: usize,
+        vocab: usize,
+        how: &[Draw],
         tokens: &mut Vec<u32>,
     ) -> Result<(), Self::Error>;
 

@@ -2,7 +2,7 @@
 
 use super::Stage;
 use super::stage::{Layer, Scratch, Table};
-use crate::backend::{AttentionShape, Backend};
+use crate::backend::{AttentionShape, Backend, Draw};
 use crate::shape::Family;
 
 impl<B: Backend> Stage<B> {
@@ -79,6 +79,29 @@ impl<B: Backend> Stage<B> {
         backend.keep_largest(mine, self.tp_rank, 1, vocab)?;
         backend.all_gather(group, mine, all)?;
         backend.greedy(all, self.tp, rows.len(), held, vocab, tokens)
+    }
+
+    /// `tokens[rows]`: drawn, as `how[rows]` says, after some rows of `hidden[tokens, hidden]`, on the first rank of the stage; none on others. On
+    /// the last stage alone.
+    pub fn draw(
+        &mut self,
+        backend: &B,
+        group: &mut B::Group,
+        rows: &[usize],
+        hidden: &B::Tensor,
+        how: &[Draw],
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), B::Error> {
+        assert_eq!(rows.len(), how.len(), "expected to know of each row how to draw");
+        self.own_logits(backend, rows, hidden)?;
+        let (held, vocab) = self.vocabulary();
+        let Scratch { up: mine, logits: all, .. } = &mut self.scratch;
+        backend.all_gather(group, mine, all)?;
+        tokens.clear();
+        match self.tp_rank {
+            0 => backend.draw(all, self.tp, held, vocab, how, tokens),
+            _ => Ok(()),
+        }
     }
 
     /// This rank's part of the rows' logits, `[rows, vocab_rows]`, in the scratch's `up`.

@@ -1,4 +1,5 @@
 mod config;
+mod draws;
 mod files;
 mod sampling;
 mod second_backend;

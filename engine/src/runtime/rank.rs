@@ -8,12 +8,12 @@ use super::exchange::Exchanges;
 use super::meeting::Groups;
 use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
 use super::unfit::or_unfit;
+use crate::backend::draw::{Draw, draw};
 use crate::backend::{Backend, Span, Stayed};
 use crate::clock::monotonic_ns;
 use crate::comm::{Lateness, Mesh};
 use crate::executor::Operation;
 use crate::manifest::{Contents, Manifest, rank_file};
-use crate::model::sampler::{Sampling, sample};
 use crate::model::{
     Dummy, HuggingFace, KvSpec, LayerTimes, ModelConfig, ModelError, ShardFile, Stage, StagePlan,
     TensorSource,
@@ -59,9 +59,11 @@ pub(super) struct Rank<B: Backend> {
 struct Draws {
     /// The last row of each part after which one is drawn.
     rows: Vec<usize>,
-    /// How, and as which output token of its sequence.
-    how: Vec<(Sampling, u32)>,
+    /// How from each.
+    how: Vec<Draw>,
     tokens: Vec<u32>,
+    /// Room of a draw on the host.
+    weights: Vec<u64>,
 }
 
 /// A batch's stay in the stage, which may be still to come.
@@ -181,17 +183,20 @@ impl<B: Backend> Rank<B> {
         let Self { backend, stage, groups, mesh, hidden, logits, draws, .. } = self;
         let speaks = groups.tp_rank == 0;
         draws.note(&step.parts);
-        if !step.logits && draws.are_greedy() {
-            stage.greedy(backend, &mut groups.stage, &draws.rows, hidden, &mut draws.tokens)?;
-        } else {
+        if step.logits {
             stage.logits(backend, &mut groups.stage, &draws.rows, hidden, logits)?;
             if speaks {
-                draws.draw(logits);
+                draws.draw_from(logits);
             }
+        } else if draws.are_greedy() {
+            stage.greedy(backend, &mut groups.stage, &draws.rows, hidden, &mut draws.tokens)?;
+        } else {
+            let Draws { rows, how, tokens, .. } = draws;
+            stage.draw(backend, &mut groups.stage, rows, hidden, how, tokens)?;
         }
         let end_ns = if speaks { mesh.end_step() } else { mesh.now_ns() };
-        // Where nothing was drawn nothing was waited for.
-        backend.leave(stay, end_ns, !draws.rows.is_empty())?;
+        // A rank without tokens may not have waited for anything.
+        backend.leave(stay, end_ns, !draws.tokens.is_empty())?;
         let tokens = std::mem::take(&mut draws.tokens);
         let logits = if speaks && step.logits { logits.clone() } else { Vec::new() };
         Ok(Output { tokens, logits })
@@ -355,22 +360,23 @@ impl Draws {
         let mut end = 0;
         for part in parts {
             end += part.tokens as usize;
-            if let Some(draw) = part.sample {
+            if let Some((sampling, position)) = part.sample {
                 self.rows.push(end - 1);
-                self.how.push(draw);
+                self.how.push(sampling.draw(position));
             }
         }
         self.tokens.clear();
     }
 
     fn are_greedy(&self) -> bool {
-        self.how.iter().all(|(sampling, _)| sampling.is_greedy())
+        self.how.iter().all(Draw::is_greedy)
     }
 
-    /// Draws from `logits[rows, vocabulary]`.
-    fn draw(&mut self, logits: &[f32]) {
-        let Some(vocabulary) = logits.len().checked_div(self.how.len()) else { return };
-        let rows = logits.chunks_exact(vocabulary).zip(&self.how);
-        self.tokens.extend(rows.map(|(row, (sampling, position))| sample(row, sampling, *position)));
+    /// Draws from `logits[rows, vocabulary]` on the host.
+    fn draw_from(&mut self, logits: &[f32]) {
+        let Self { how, tokens, weights, .. } = self;
+        let Some(vocabulary) = logits.len().checked_div(how.len()) else { return };
+        let rows = logits.chunks_exact(vocabulary).zip(&*how);
+        tokens.extend(rows.map(|(row, how)| draw(std::iter::once(row), how, weights)));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bed::{Bed, span};
 use super::sample::{EPSILON, Sample, largest, made_up, narrowing, sums};
-use crate::backend::Backend;
+use crate::backend::{Backend, Draw};
 
 /// Computes samples; what they are hangs on the type alone.
 pub(super) type Run<B> = fn(&mut Bed<'_, B>) -> Result<Vec<Sample>, <B as Backend>::Error>;
@@ -11,7 +11,7 @@ pub(super) type Run<B> = fn(&mut Bed<'_, B>) -> Result<Vec<Sample>, <B as Backen
 pub(super) const TRANSFER: &str = "embed_head, logits";
 
 /// Operations by name, those first without which others cannot be looked at.
-pub(super) fn cases<B: Backend>() -> [(&'static str, Run<B>); 9] {
+pub(super) fn cases<B: Backend>() -> [(&'static str, Run<B>); 10] {
     [
         (TRANSFER, transfer),
         ("take_rows", take_rows),
@@ -22,6 +22,7 @@ pub(super) fn cases<B: Backend>() -> [(&'static str, Run<B>); 9] {
         ("silu_mul", silu_mul),
         ("add", add),
         ("greedy", logits_of_ranks),
+        ("draw", draws),
     ]
 }
 
@@ -175,10 +176,7 @@ fn logits_of_ranks<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::E
         // Row 0 has its largest twice, in the last rank's part again.
         all[3] = 2.0;
         all[(ranks - 1) * rows * held + held - 2] = 2.0;
-        if ranks * held > vocab {
-            let last = all.chunks_exact_mut(held).skip((ranks - 1) * rows);
-            last.for_each(|row| row[held - (ranks * held - vocab)..].fill(4.0));
-        }
+        pad(&mut all, [rows, held, vocab], 4.0);
         let mut tensor = bed.upload(&all, held)?;
         let shape = format!("{ranks} x [{rows}, {held}], {vocab} tokens");
         let (mut logits, mut tokens) = (Vec::new(), Vec::new());
@@ -189,4 +187,31 @@ fn logits_of_ranks<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::E
         samples.push(exact("greedy", shape, tokens.iter().map(|&token| token as f32).collect()));
     }
     Ok(samples)
+}
+
+/// Tokens drawn from logits of one rank and of three, the last of which has none, in ways that keep all, some and one of them.
+fn draws<B: Backend>(bed: &mut Bed<'_, B>) -> Result<Vec<Sample>, B::Error> {
+    let mut samples = Vec::new();
+    for [ranks, rows, held, vocab] in [[1, 12, 301, 301], [3, 12, 50, 90]] {
+        let mut all = made_up(14, ranks * rows * held, 4.0);
+        pad(&mut all, [rows, held, vocab], 8.0);
+        let tensor = bed.upload(&all, held)?;
+        let way = |row: usize| {
+            let random = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            Draw::new([0.5, 1.0, 1.7, 0.0][row % 4], [1.0, 0.9, 0.3][row % 3], random)
+        };
+        let (how, mut tokens): (Vec<Draw>, _) = ((0..rows).map(way).collect(), Vec::new());
+        bed.backend.draw(&tensor, ranks, held, vocab, &how, &mut tokens)?;
+        let shape = format!("{ranks} x [{rows}, {held}], {vocab} tokens");
+        samples.push(exact("draw", shape, tokens.iter().map(|&token| token as f32).collect()));
+    }
+    Ok(samples)
+}
+
+/// Fills what of the ranks' parts `[ranks, rows, held]` is beyond the vocabulary.
+fn pad(all: &mut [f32], [rows, held, vocab]: [usize; 3], padding: f32) {
+    for (index, part) in all.chunks_exact_mut(held).enumerate() {
+        let first = index / rows * held;
+        part[vocab.saturating_sub(first).min(held)..].fill(padding);
+    }
 }

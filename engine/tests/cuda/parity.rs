@@ -1,6 +1,7 @@
 //! The whole engine on CUDA's double, with workers, NCCL and all: tokens and logits of Transformers and of the CPU backend.
 //! What is run here, as a table: docs/cuda.md.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -285,6 +286,40 @@ fn logits_in_bf16_are_near_those_of_the_cpu() {
         let report = twins.compare(&double, &prompts_of(model), more, rows, near);
         assert_eq!(report.count("graph_replays"), replays, "{model} {more:?}");
     }
+}
+
+/// A seed's draws on the GPU are to the bit those that the host draws from the same logits, in any type; in f32 those of the CPU, too, whose
+/// logits are a little different.
+#[test]
+fn draws_of_a_seed_are_those_of_the_host() {
+    let double = Double::new();
+    let mut all = BTreeSet::new();
+    for (model, dtype, split) in [
+        ("falcon-new", Dtype::F32, &[][..]),
+        ("falcon-new", Dtype::F32, &["--tp", "2"]),
+        ("llama-gqa", Dtype::F32, &["--pp", "2"]),
+        ("falcon-mq", Dtype::BF16, &[]),
+        ("mistral", Dtype::F16, &["--tp", "2"]),
+    ] {
+        let twins = Twins::golden(model, dtype);
+        let prompts = &prompts_of(model)[..3];
+        for seed in ["5", "42"] {
+            let run = |folder: &TempDir, more: &[&str]| {
+                let how = ["--temperature", "0.9", "--top-p", "0.9", "--seed", seed];
+                generate(&double, folder.path(), prompts, &[&how, more].concat()).tokens()
+            };
+            let on_cuda = [&["--backend", "cuda"], split].concat();
+            let drawn = run(&twins.own, &on_cuda);
+            let of_logits = run(&twins.own, &[&on_cuda[..], &["--logits"]].concat());
+            assert_eq!(drawn, of_logits, "{model} {dtype:?} {split:?}, seed {seed}: from the same logits");
+            if dtype == Dtype::F32 {
+                let on_cpu = run(&twins.own, &["--backend", "cpu"]);
+                assert_eq!(drawn, on_cpu, "{model} {split:?}, seed {seed}: from the CPU's logits");
+            }
+            all.insert(drawn);
+        }
+    }
+    assert_eq!(all.len(), 8, "each seed draws its own, and each model");
 }
 
 /// Heads that the flash kernel knows: prompts of several tiles, in chunks that begin within one, beside each other.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::double::Double;
 
 /// Every kernel, and the operation whose result shows that it is wrong. Without the first two nothing can be seen.
-const SHOWN_BY: [(&str, &str); 16] = [
+const SHOWN_BY: [(&str, &str); 17] = [
     ("embed", "embed_head, logits"),
     ("to_f32", "embed_head, logits"),
     ("gather_rows", "take_rows"),
@@ -20,6 +20,7 @@ const SHOWN_BY: [(&str, &str); 16] = [
     ("silu_mul", "silu_mul"),
     ("add", "add"),
     ("argmax", "greedy"),
+    ("draw", "draw"),
     ("rotate_store", "rotate_and_store"),
     ("flash_prefill_64", "attend"),
     ("flash_prefill_128", "attend"),
@@ -87,7 +88,7 @@ fn every_kernel_that_computes_wrongly_is_found_and_named() {
     let shown = SHOWN_BY.map(|(kernel, _)| kernel.to_owned());
     assert_eq!(kernels, shown.into(), "a kernel lacks the operation that shows it");
     std::thread::scope(|scope| {
-        for half in SHOWN_BY.chunks(SHOWN_BY.len() / 2) {
+        for half in SHOWN_BY.chunks(SHOWN_BY.len().div_ceil(2)) {
             scope.spawn(|| half.iter().for_each(|(kernel, operation)| check_found(kernel, operation)));
         }
     });

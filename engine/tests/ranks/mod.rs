@@ -12,9 +12,10 @@ use std::borrow::Cow;
 use std::sync::{Arc, Barrier, Mutex};
 
 use chariot_engine::backend::cpu::Cpu;
-use chariot_engine::backend::{Backend, Span};
+use chariot_engine::backend::{Backend, Draw, Span};
 use chariot_engine::comm::{CommError, Communicator};
 
+use chariot_engine::model::sampler::{Sampling, sample};
 use chariot_engine::model::{KvSpec, ModelConfig, ModelError, Part, Stage, StagePlan, TensorSource};
 use chariot_engine::shard::{Division, Dtype, Parallel, Tensor};
 use half::{bf16, f16};
@@ -209,8 +210,19 @@ fn run_stages(
     let last = stages.last_mut().unwrap();
     last.logits(&cpu, thread, &rows, &hidden, &mut logits).unwrap();
     last.greedy(&cpu, thread, &rows, &hidden, &mut greedy).unwrap();
-    let expected = logits.chunks_exact(logits.len() / rows.len()).map(largest);
+    let each = logits.len() / rows.len();
+    let expected = logits.chunks_exact(each).map(largest);
     assert_eq!(greedy, expected.collect::<Vec<_>>(), "expected the tokens of the largest logits");
+    let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed: 7 };
+    let how: Vec<Draw> = (0..rows.len() as u32).map(|position| sampling.draw(position)).collect();
+    let mut drawn = vec![9];
+    last.draw(&cpu, thread, &rows, &hidden, &how, &mut drawn).unwrap();
+    let from_row = |(position, row)| sample(row, &sampling, position);
+    let expected: Vec<u32> = match thread.rank {
+        0 => (0..).zip(logits.chunks_exact(each)).map(from_row).collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(drawn, expected, "expected the draws from the logits, on the first rank alone");
     logits
 }
 

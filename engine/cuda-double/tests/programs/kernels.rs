@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 
 mod card;
+mod draw_rows;
+mod draws;
 mod flash;
 
 use cudarc::driver::PushKernelArg;
@@ -21,8 +23,8 @@ fn no_barrier_is_idle() {
         include_str!("../../../src/backend/cuda/kernels/rotary.cu"),
     ];
     let sampling = include_str!("../../../src/backend/cuda/kernels/sampling.cu");
-    // Of block_sum, of block_max, and argmax's own.
-    assert_eq!((barriers(PRELUDE), sources.map(barriers), barriers(sampling)), (4, [0; 5], 1));
+    // Of block_sum, of block_max; argmax's one, and five of draw.
+    assert_eq!((barriers(PRELUDE), sources.map(barriers), barriers(sampling)), (4, [0; 5], 6));
     let flash = include_str!("../../../src/backend/cuda/kernels/flash.cu");
     assert_eq!(barriers(flash), 3);
     for (test, barrier) in [
@@ -33,6 +35,14 @@ fn no_barrier_is_idle() {
         ("kernels::shares_of_a_chunk", 2),
         ("kernels::shares_of_a_chunk", 3),
         ("kernels::largest_logits", 4),
+        ("kernels::draws::tokens", 0),
+        ("kernels::draws::tokens", 1),
+        ("kernels::draws::tokens", 2),
+        ("kernels::draws::tokens", 5),
+        ("kernels::draws::tokens", 6),
+        ("kernels::draws::tokens", 7),
+        ("kernels::draws::tokens", 8),
+        ("kernels::draws::tokens", 9),
         ("kernels::flash::few_chunks", 4),
         ("kernels::flash::few_chunks", 5),
         ("kernels::flash::few_chunks", 6),
@@ -192,19 +202,23 @@ fn rows_by_index() {
 fn largest_logits() {
     in_all!("kernels::largest_logits", "sampling.cu", |card| {
         let (vocab, stride) = (131, 136);
-        let mut logits = noise(9, 4 * stride);
+        let mut logits = noise(9, 6 * stride);
         // Two that are equal: the first counts, whichever thread has it.
         (logits[stride + 97], logits[stride + 33]) = (2.0, 2.0);
         logits[2 * stride] = 3.0;
         logits[3 * stride + vocab - 1] = 3.0;
+        // What is no number is nothing, and where nothing else is there the first is taken.
+        logits[4 * stride..5 * stride].fill(f32::NAN);
+        logits[4 * stride + 70] = -5.0;
+        logits[5 * stride..].fill(f32::NAN);
         // A rank's padding must not win.
         logits.chunks_mut(stride).for_each(|row| row[vocab..].fill(9.0));
         let there = card.put_plain(&logits);
-        let (mut tokens, mut largest) = (card.room_plain::<u32>(4), card.room_plain::<f32>(4));
+        let (mut tokens, mut largest) = (card.room_plain::<u32>(6), card.room_plain::<f32>(6));
         run!(
             card,
             "argmax",
-            (4, 1, 1),
+            (6, 1, 1),
             96,
             &mut tokens,
             &mut largest,
@@ -216,8 +230,8 @@ fn largest_logits() {
         let row = &logits[..vocab];
         let most = row.iter().copied().fold(f32::MIN, f32::max);
         let index = row.iter().position(|&logit| logit == most).unwrap() as u32;
-        assert_eq!(card.take_plain(&tokens), [1000 + index, 1033, 1000, 1130]);
-        assert_eq!(card.take_plain(&largest), [most, 2.0, 3.0, 3.0]);
+        assert_eq!(card.take_plain(&tokens), [1000 + index, 1033, 1000, 1130, 1070, 1000]);
+        assert_eq!(card.take_plain(&largest), [most, 2.0, 3.0, 3.0, -5.0, f32::NEG_INFINITY]);
     });
 }
 

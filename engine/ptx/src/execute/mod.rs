@@ -144,33 +144,15 @@ impl Block<'_> {
                 let sources: [u64; 2] = self.sources(thread, operands)?;
                 convert::convert(conversion, sources)
             }
-            Operation::Move(ty) => {
-                self.unpack(thread, ty, operands)?;
-                return Ok(Flow::Next);
-            }
-            Operation::Load { space, ty, count } => {
-                self.load(thread, space, ty, count, operands)?;
-                return Ok(Flow::Next);
-            }
-            Operation::Store { space, ty, count } => {
-                self.store(thread, space, ty, count, operands)?;
-                return Ok(Flow::Next);
-            }
-            Operation::Copy(_) => {
-                self.copy(thread, operands)?;
-                return Ok(Flow::Next);
-            }
-            Operation::CommitCopies => {
-                thread.copies.commit();
-                return Ok(Flow::Next);
-            }
-            Operation::WaitForCopies => {
-                let left = self.read(thread, &operands[0])? as usize;
-                self.wait_for_copies(thread, Some(left))?;
-                return Ok(Flow::Next);
-            }
-            Operation::WaitForAllCopies => {
-                self.wait_for_copies(thread, None)?;
+            Operation::Move(_)
+            | Operation::Load { .. }
+            | Operation::Store { .. }
+            | Operation::Add { .. }
+            | Operation::Copy(_)
+            | Operation::CommitCopies
+            | Operation::WaitForCopies
+            | Operation::WaitForAllCopies => {
+                self.transfer(thread, instruction)?;
                 return Ok(Flow::Next);
             }
             Operation::ToSpace(to) => space::to_space(to, self.read(thread, &operands[1])?)?,
@@ -188,6 +170,28 @@ impl Block<'_> {
         };
         thread.write(&operands[0], value, self.registers);
         Ok(Flow::Next)
+    }
+
+    /// Moves, and what touches memory: these write their targets themselves.
+    fn transfer(&mut self, thread: &mut Thread, instruction: &Instruction) -> Result<(), Fault> {
+        let operands = instruction.operands.as_slice();
+        match instruction.operation {
+            Operation::Move(ty) => self.unpack(thread, ty, operands),
+            Operation::Load { space, ty, count } => self.load(thread, space, ty, count, operands),
+            Operation::Store { space, ty, count } => self.store(thread, space, ty, count, operands),
+            Operation::Add { space, ty, returns } => self.add(thread, space, ty, returns, operands),
+            Operation::Copy(_) => self.copy(thread, operands),
+            Operation::CommitCopies => {
+                thread.copies.commit();
+                Ok(())
+            }
+            Operation::WaitForCopies => {
+                let left = self.read(thread, &operands[0])? as usize;
+                self.wait_for_copies(thread, Some(left))
+            }
+            Operation::WaitForAllCopies => self.wait_for_copies(thread, None),
+            _ => unreachable!("the caller has the others"),
+        }
     }
 
     /// A move, which joins the parts of a vector, the first lowest, and takes apart into one.

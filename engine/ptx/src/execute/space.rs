@@ -91,4 +91,22 @@ impl Block<'_> {
         }
         Ok(())
     }
+
+    pub(super) fn add(
+        &mut self,
+        thread: &mut Thread,
+        space: Space,
+        ty: Type,
+        returns: bool,
+        operands: &[Operand],
+    ) -> Result<(), Fault> {
+        let (places, size, by) = (&operands[usize::from(returns)..], ty.bytes(), self.access(thread));
+        let (address, value) = (self.read(thread, &places[0])?, self.read(thread, &places[1])?);
+        let (region, offset) = self.region(space, address, size)?;
+        let before = region.add(offset, size, value, by)?;
+        if returns {
+            thread.write(&operands[0], before, self.registers);
+        }
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@ use crate::attention::shares_of_a_chunk;
 use crate::card::{Card, Element};
 use crate::norms::norm;
 use crate::nvrtc::{ATTENTION, NORM, SAMPLING, compiled};
-use crate::sampling::largest_logits;
+use crate::sampling::{drawn, largest_logits};
 
 const BARRIER: &str = "bar.sync \t0;";
 
@@ -34,18 +34,21 @@ fn races(
 #[test]
 fn every_barrier_is_missed() {
     for element in Element::ALL {
-        // A kernel's last barrier lets room be written again, which nothing does any more.
+        // The last barrier of block_sum or block_max lets room be written again, which nothing does any more.
         let found = [
             races(NORM, "layer_norm", element, |card| norm(card, true, true, 64)),
             races(NORM, "rms_norm", element, |card| norm(card, false, true, 64)),
             races(ATTENTION, "causal_softmax", element, |card| shares_of_a_chunk(card, 64, 3.0)),
             races(SAMPLING, "argmax", element, |card| largest_logits(card, 96)),
+            races(SAMPLING, "draw", element, |card| drawn(card, 12, [2, 100, 197], 64)),
         ];
         if found.iter().all(Vec::is_empty) {
             return;
         }
-        let expected: [&[bool]; 4] =
-            [&[true, true, true, false], &[true, false], &[true, true, true, false], &[true]];
+        // Nor does anything write what block_max has read; where all tokens are kept, room of block_sum is written again.
+        let draw: &[bool] = &[true, false, true, true, true, true, true, true, true];
+        let expected: [&[bool]; 5] =
+            [&[true, true, true, false], &[true, false], &[true, true, true, false], &[true], draw];
         assert_eq!(found, expected, "{element:?}");
     }
 }

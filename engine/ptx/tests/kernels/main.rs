@@ -6,6 +6,8 @@
 mod attention;
 mod barriers;
 mod card;
+#[path = "../../../cuda-double/tests/programs/kernels/draw_rows.rs"]
+mod draw_rows;
 mod elementwise;
 mod flash;
 mod norms;

@@ -96,7 +96,7 @@ fn every_kernel_parses_and_is_the_same_for_every_card() {
         (FLASH, &["flash_prefill_128", "flash_prefill_64"]),
         (NORM, &["layer_norm", "rms_norm"]),
         (ROTARY, &["gather_kv", "rotate_store"]),
-        (SAMPLING, &["argmax"]),
+        (SAMPLING, &["argmax", "draw"]),
     ];
     for (source, kernels) in sources {
         for element in Element::ALL {

@@ -1,12 +1,13 @@
-//! Greedy tokens.
+//! Tokens: the likeliest, and those that are drawn.
 
 use chariot_ptx::Argument::{Buffer, I32, U32};
 use chariot_ptx::LaunchError;
 
 use crate::card::{Card, Element, in_each};
+use crate::draw_rows::{Rows, rows};
 use crate::nvrtc::SAMPLING;
 
-in_each!(SAMPLING, argmax);
+in_each!(SAMPLING, argmax, draw);
 
 fn argmax(mut card: Card) {
     // One warp, and so many that they are compared four at a time with a rest.
@@ -40,12 +41,41 @@ pub(crate) fn largest_logits(card: &mut Card, threads: u32) -> Result<(), Launch
     Ok(())
 }
 
-/// Fewer logits than threads, none of them finite: still the first.
+/// Fewer logits than threads, none of them finite: still the first. What is no number is not there.
 fn no_logit_above_minus_infinity(card: &mut Card) {
-    let there = card.memory.put(&[f32::NEG_INFINITY; 7]);
-    let [token, largest] = [0, 1].map(|_| card.memory.room(4));
-    let arguments = [Buffer(token), Buffer(largest), Buffer(there), U32(5), I32(7), I32(7)];
-    card.run("argmax", [1, 1, 1], 64, &arguments);
-    assert_eq!(card.memory.take::<u32>(token).unwrap(), [5]);
-    assert_eq!(card.memory.take::<f32>(largest).unwrap(), [f32::NEG_INFINITY]);
+    let (nan, minus) = (f32::NAN, f32::NEG_INFINITY);
+    for (logits, expected, most) in
+        [([minus; 7], 5, minus), ([nan; 7], 5, minus), ([nan, minus, nan, -3.0, nan, -3.0, minus], 8, -3.0)]
+    {
+        let there = card.memory.put(&logits);
+        let [token, largest] = [0, 1].map(|_| card.memory.room(4));
+        let arguments = [Buffer(token), Buffer(largest), Buffer(there), U32(5), I32(7), I32(7)];
+        card.run("argmax", [1, 1, 1], 64, &arguments);
+        assert_eq!(card.memory.take::<u32>(token).unwrap(), [expected]);
+        assert_eq!(card.memory.take::<f32>(largest).unwrap(), [most]);
+    }
+}
+
+fn draw(mut card: Card) {
+    drawn(&mut card, 60, [1, 531, 531], 96).unwrap();
+    drawn(&mut card, 60, [3, 180, 531], 64).unwrap();
+    // The last rank has nothing, nor have most warps of a block.
+    drawn(&mut card, 12, [4, 40, 97], 512).unwrap();
+}
+
+/// The tokens that the host draws, to the bit, from rows of ranks' parts `[ranks, held, vocab]`.
+pub(crate) fn drawn(
+    card: &mut Card,
+    count: usize,
+    shape: [usize; 3],
+    threads: u32,
+) -> Result<(), LaunchError> {
+    let element = card.element;
+    let Rows { all, how, tokens: expected } = rows(count, shape, |logit| element.round(logit));
+    let [_, held, vocab] = shape.map(|length| length as i32);
+    let (there, how, tokens) = (card.put(&all), card.memory.put(&how), card.memory.room(4 * count));
+    let arguments = [Buffer(tokens), Buffer(there), Buffer(how), I32(held), I32(vocab)];
+    card.try_run("draw", [count as u32, 1, 1], threads, &arguments)?;
+    assert_eq!(card.memory.take::<u32>(tokens).unwrap(), expected, "{shape:?}, {threads} threads");
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The CPU as a model's backend: shapes of results, and groups that sum values where they lie. Work is done when a call returns.
 
 use super::{Activations, Cpu, Embedding, HEAD_DIM_MAX, KvCache, Linear, Norm, RotaryTable};
+use crate::backend::draw::{self, Draw};
 use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
 use crate::comm::{CommError, Communicator, Mesh};
 use crate::shard::Dtype;
@@ -207,9 +208,7 @@ impl Backend for Cpu {
         assert_eq!(all.len(), ranks * rows * held, "expected logits of {ranks} ranks");
         out.clear();
         for row in 0..rows {
-            for (_, part) in row_parts(all, rows, row, held, vocab) {
-                out.extend_from_slice(part);
-            }
+            row_parts(all, rows, row, held, vocab).for_each(|part| out.extend_from_slice(part));
         }
         Ok(())
     }
@@ -225,7 +224,26 @@ impl Backend for Cpu {
     ) -> Result<(), CommError> {
         assert_eq!(all.len(), ranks * rows * held, "expected logits of {ranks} ranks");
         tokens.clear();
-        tokens.extend((0..rows).map(|row| largest(row_parts(all, rows, row, held, vocab))));
+        tokens.extend((0..rows).map(|row| draw::likeliest(row_parts(all, rows, row, held, vocab))));
+        Ok(())
+    }
+
+    fn draw(
+        &self,
+        all: &Activations,
+        ranks: usize,
+        held: usize,
+        vocab: usize,
+        how: &[Draw],
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), CommError> {
+        let rows = how.len();
+        assert_eq!(all.len(), ranks * rows * held, "expected logits of {ranks} ranks");
+        let mut scratch = self.scratch();
+        let token =
+            |(row, how)| draw::draw(row_parts(all, rows, row, held, vocab), how, &mut scratch.weights);
+        tokens.clear();
+        tokens.extend(how.iter().enumerate().map(token));
         Ok(())
     }
 
@@ -280,30 +298,14 @@ fn pack(parts: &[Part<'_>]) -> Linear {
     Linear::pack(super::Dtype::F32, rows, columns, &bytes)
 }
 
-/// Each rank's part of one row of `all[ranks, rows, held]`, with its first token, without the padding at the end of the vocabulary.
+/// Each rank's part of one row of `all[ranks, rows, held]`, without the padding at the end of the vocabulary.
 fn row_parts(
     all: &[f32],
     rows: usize,
     row: usize,
     held: usize,
     vocab: usize,
-) -> impl Iterator<Item = (usize, &[f32])> {
+) -> impl Iterator<Item = &[f32]> + Clone {
     let ranks = all.chunks_exact(rows * held).enumerate();
-    ranks.map(move |(rank, part)| {
-        let first = rank * held;
-        (first, &part[row * held..][..held.min(vocab.saturating_sub(first))])
-    })
-}
-
-/// The token of the largest logit, of equal ones the first.
-fn largest<'a>(parts: impl Iterator<Item = (usize, &'a [f32])>) -> u32 {
-    let mut best = None;
-    for (first, part) in parts {
-        for (token, &logit) in (first..).zip(part) {
-            if best.is_none_or(|(_, most)| logit > most) {
-                best = Some((token, logit));
-            }
-        }
-    }
-    best.map_or(0, |(token, _)| token as u32)
+    ranks.map(move |(rank, part)| &part[row * held..][..held.min(vocab.saturating_sub(rank * held))])
 }

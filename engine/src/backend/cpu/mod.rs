@@ -92,6 +92,8 @@ struct Scratch {
     inputs: Vec<f32>,
     /// Attention's tasks.
     pieces: Vec<attention::Piece>,
+    /// A draw's weights.
+    weights: Vec<u64>,
 }
 
 impl Cpu {

@@ -9,22 +9,19 @@ use super::attention::{Attention, Room};
 use super::batch::Batch;
 use super::blas::{Matrices, Output, Product, Right};
 use super::card::{Card, Care};
-use super::compile::Element;
 use super::error::CudaError;
 use super::graphs::Graphs;
 use super::group::Group;
 use super::launch::Argument;
 use super::memory::Buffer;
 use super::patience::PATIENCE;
-use super::scratch::{Scratch, Upload, grow};
+use super::scratch::Upload;
 use super::stays::Stay;
 use super::tensor::{Embedding, KvCache, Layer, Linear, Norm, Rotary, Tensor};
-use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
+use super::tokens::{Logits, Tokens};
+use crate::backend::{AttentionShape, Backend, Draw, Part, Span, Stayed};
 use crate::comm::Mesh;
 use crate::shard::Dtype;
-
-/// Bytes of a token and its logit.
-const FOUND: usize = 8;
 
 /// Threads of a block, where it does not matter much.
 const THREADS: u32 = 256;
@@ -66,10 +63,7 @@ pub struct Cuda {
     /// Rows that `take_rows` was asked for.
     rows: RefCell<Upload>,
     room: RefCell<Room>,
-    /// Logits as f32.
-    wide: RefCell<Scratch>,
-    /// Of each rank its tokens of the largest logits `[rows]`, then these `[rows]`.
-    found: RefCell<Scratch>,
+    tokens: RefCell<Tokens>,
     /// Whether chunks go to the flash kernel where there is one.
     flash: bool,
     /// Of steps of decoding; absent: every step is launched kernel by kernel.
@@ -87,8 +81,7 @@ impl Cuda {
             step: Upload::default(),
             rows: RefCell::default(),
             room: RefCell::default(),
-            wide: RefCell::default(),
-            found: RefCell::default(),
+            tokens: RefCell::default(),
             flash,
             graphs: (graphs && !timed).then(|| RefCell::new(Graphs::new(graphs_max))),
             spare: Cell::new(None),
@@ -143,26 +136,6 @@ impl Cuda {
         let kernel = if norm.bias.is_some() { "layer_norm" } else { "rms_norm" };
         self.card.launch(kernel, [x.rows, 1, 1], THREADS, &arguments)
     }
-
-    /// `all[ranks rows, held]` as f32 on the device.
-    fn widen(&self, all: &Tensor, wide: &mut Scratch) -> Result<u64, CudaError> {
-        if self.card.element() == Element::F32 {
-            return Ok(all.pointer());
-        }
-        let to = wide.room(&self.card, 4 * all.values())?;
-        let n = all.values();
-        self.each(
-            "to_f32",
-            n,
-            &[Argument::Pointer(to), Argument::Pointer(all.pointer()), Argument::I64(n as i64)],
-        )?;
-        Ok(to)
-    }
-}
-
-/// Tokens of rank `rank`'s part of the vocabulary that are no padding.
-fn own(rank: usize, held: usize, vocab: usize) -> usize {
-    held.min(vocab.saturating_sub(rank * held))
 }
 
 impl Backend for Cuda {
@@ -312,9 +285,7 @@ impl Backend for Cuda {
     }
 
     fn reshape(&self, x: &mut Tensor, rows: usize, width: usize) -> Result<(), CudaError> {
-        grow(&mut x.buffer, &self.card, rows * width * self.card.value_bytes(), "activations")?;
-        (x.rows, x.width) = (rows, width);
-        Ok(())
+        x.reshape(&self.card, rows, width)
     }
 
     fn embed(&self, table: &Embedding, batch: &Batch, out: &mut Tensor) -> Result<(), CudaError> {
@@ -462,27 +433,9 @@ impl Backend for Cuda {
         vocab: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), CudaError> {
-        let mut wide = self.wide.borrow_mut();
-        self.widen(all, &mut wide)?;
-        let buffer = match self.card.element() {
-            Element::F32 => all.buffer.as_ref(),
-            Element::Bf16 | Element::F16 => wide.buffer.as_ref(),
-        };
-        let mut there = vec![0.0_f32; ranks * rows * held];
-        if let Some(buffer) = buffer.filter(|_| !there.is_empty()) {
-            self.card.read(buffer, &mut there, "logits")?;
-        }
-        out.clear();
-        for row in 0..rows {
-            for rank in 0..ranks {
-                let part = &there[(rank * rows + row) * held..][..own(rank, held, vocab)];
-                out.extend_from_slice(part);
-            }
-        }
-        Ok(())
+        self.tokens.borrow_mut().logits(&self.card, &Logits { all, ranks, rows, held, vocab }, out)
     }
 
-    /// A token and its logit of each row: 8 bytes, whatever the type of the tensor that they lie in.
     fn keep_largest(
         &self,
         parts: &mut Tensor,
@@ -490,36 +443,7 @@ impl Backend for Cuda {
         ranks: usize,
         vocab: usize,
     ) -> Result<(), CudaError> {
-        let (rows, held) = (parts.rows / ranks, parts.width);
-        if rows == 0 {
-            return Ok(());
-        }
-        let logits = self.widen(parts, &mut self.wide.borrow_mut())?;
-        let mut found = self.found.borrow_mut();
-        let there = found.room(&self.card, FOUND * ranks * rows)?;
-        for rank in 0..ranks {
-            // Nobody reads what a rank of padding alone has found.
-            let own = own(first + rank, held, vocab);
-            if own == 0 {
-                continue;
-            }
-            let tokens = there + (FOUND * rank * rows) as u64;
-            self.card.launch(
-                "argmax",
-                [rows, 1, 1],
-                THREADS,
-                &[
-                    Argument::Pointer(tokens),
-                    Argument::Pointer(tokens + 4 * rows as u64),
-                    Argument::Pointer(logits + (4 * rank * rows * held) as u64),
-                    Argument::U32(((first + rank) * held) as u32),
-                    Argument::I32(held as i32),
-                    Argument::I32(own as i32),
-                ],
-            )?;
-        }
-        self.reshape(parts, ranks * rows, FOUND / self.card.value_bytes())?;
-        self.card.copy(found.buffer.as_ref(), parts.buffer.as_ref(), FOUND * ranks * rows)
+        self.tokens.borrow_mut().keep_largest(&self.card, parts, [first, ranks, vocab])
     }
 
     fn greedy(
@@ -531,23 +455,20 @@ impl Backend for Cuda {
         vocab: usize,
         tokens: &mut Vec<u32>,
     ) -> Result<(), CudaError> {
-        tokens.clear();
-        let Some(buffer) = all.buffer.as_ref().filter(|_| rows > 0) else { return Ok(()) };
-        assert_eq!(
-            all.values() * self.card.value_bytes(),
-            FOUND * ranks * rows,
-            "expected the largest logits alone"
-        );
-        let mut words = vec![0_u32; 2 * ranks * rows];
-        self.card.read(buffer, &mut words, "tokens")?;
-        let of_rank = |rank: usize| words[2 * rank * rows..][..2 * rows].split_at(rows);
-        let logit = |row: usize, rank: usize| f32::from_bits(of_rank(rank).1[row]);
-        // Of equal logits the first: a later rank's must be larger.
-        let larger = |row, best, rank| if logit(row, rank) > logit(row, best) { rank } else { best };
-        let with_any = (1..ranks).filter(|&rank| own(rank, held, vocab) > 0);
-        let best = |row| with_any.clone().fold(0, |best, rank| larger(row, best, rank));
-        tokens.extend((0..rows).map(|row| of_rank(best(row)).0[row]));
-        Ok(())
+        self.tokens.borrow_mut().greedy(&self.card, &Logits { all, ranks, rows, held, vocab }, tokens)
+    }
+
+    fn draw(
+        &self,
+        all: &Tensor,
+        ranks: usize,
+        held: usize,
+        vocab: usize,
+        how: &[Draw],
+        tokens: &mut Vec<u32>,
+    ) -> Result<(), CudaError> {
+        let logits = Logits { all, ranks, rows: how.len(), held, vocab };
+        self.tokens.borrow_mut().draw(&self.card, &logits, how, tokens)
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {

@@ -30,7 +30,7 @@ const KERNELS: [(&str, &[&str]); 7] = [
     ("flash", &["flash_prefill_64", "flash_prefill_128"]),
     ("norm", &["layer_norm", "rms_norm"]),
     ("rotary", &["rotate_store", "gather_kv"]),
-    ("sampling", &["argmax"]),
+    ("sampling", &["argmax", "draw"]),
 ];
 
 /// The kernels of one dtype, loaded on one device.

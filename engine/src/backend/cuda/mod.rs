@@ -2,7 +2,7 @@
 //! Builds and starts where no CUDA is installed.
 //!
 //! ```text
-//! backend -> {attention, graphs, group} -> {batch, tensor, scratch} -> card
+//! backend -> {attention, graphs, group, tokens} -> {batch, tensor -> scratch} -> card
 //! card -> {launch -> compile, blas, nccl, uploads -> memory, stays -> timer} -> {library, patience, error}
 //! hardware -> {library, peer_links -> nvml}
 //! ```
@@ -29,6 +29,7 @@ mod scratch;
 mod stays;
 mod tensor;
 mod timer;
+mod tokens;
 mod uploads;
 mod wheels;
 

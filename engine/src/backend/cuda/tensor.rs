@@ -1,6 +1,9 @@
 //! What the model holds on the device: activations, weights, norms, angles, keys and values. Knows no kernel.
 
+use super::card::Card;
+use super::error::CudaError;
 use super::memory::Buffer;
+use super::scratch::grow;
 use crate::shard::Dtype;
 
 /// Activations `[rows, width]` of the card's type, in a buffer that only grows.
@@ -14,6 +17,13 @@ pub struct Tensor {
 impl Tensor {
     pub(super) fn values(&self) -> usize {
         self.rows * self.width
+    }
+
+    /// It becomes `[rows, width]`; its values mean nothing then.
+    pub(super) fn reshape(&mut self, card: &Card, rows: usize, width: usize) -> Result<(), CudaError> {
+        grow(&mut self.buffer, card, rows * width * card.value_bytes(), "activations")?;
+        (self.rows, self.width) = (rows, width);
+        Ok(())
     }
 
     /// Its first value's address; 0 where it has none.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use thiserror::Error;
 
 use crate::backend::cpu::{self, Activations, Cpu, Embedding, KvCache, Linear, Norm, RotaryTable};
-use crate::backend::{AttentionShape, Backend, Part, Span, Stayed};
+use crate::backend::{AttentionShape, Backend, Draw, Part, Span, Stayed};
 use crate::comm::{Alone, CommError, Mesh};
 use crate::model::{Dummy, KvSpec, ModelConfig, ModelError, Stage, StagePlan};
 use crate::shape::{Family, ModelShape};
@@ -209,6 +209,18 @@ impl Backend for Recorder {
         tokens: &mut Vec<u32>,
     ) -> Done {
         Ok(self.record("greedy")?.greedy(all, ranks, rows, held, vocab, tokens)?)
+    }
+
+    fn draw(
+        &self,
+        all: &Activations,
+        ranks: usize,
+        held: usize,
+        vocab: usize,
+        how: &[Draw],
+        tokens: &mut Vec<u32>,
+    ) -> Done {
+        Ok(self.record("draw")?.draw(all, ranks, held, vocab, how, tokens)?)
     }
 
     fn synchronize(&self) -> Done {

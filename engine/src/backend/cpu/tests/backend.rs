@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::super::{Activations, Cpu};
 use super::noise;
+use crate::backend::draw::{Draw, draw};
 use crate::backend::{Backend, Part};
 use crate::shard::Dtype;
 
@@ -71,7 +72,18 @@ fn logits_and_the_largest_know_no_padding() {
     assert_eq!(logits, [-3.0, -1.0, -1.0, -2.0, -2.0, -1.5]);
     cpu.greedy(&all, 3, 2, 2, 3, &mut tokens).unwrap();
     assert_eq!(tokens, [1, 2], "of equals the first, on whichever rank");
+    for part in 0..16 {
+        let how = [0.9, 2.0].map(|temperature| Draw::new(temperature, 1.0, part << 60));
+        cpu.draw(&all, 3, 2, 3, &how, &mut tokens).unwrap();
+        let from_row = |(row, how)| draw(std::iter::once(row), how, &mut Vec::new());
+        let rows = [[-3.0, -1.0, -1.0], [-2.0, -2.0, -1.5]];
+        let expected: Vec<u32> = rows.iter().map(|row| &row[..]).zip(&how).map(from_row).collect();
+        assert_eq!(tokens, expected);
+    }
     cpu.logits(&tensor(0, 2, &[]), 3, 0, 2, 3, &mut logits).unwrap();
     cpu.greedy(&tensor(0, 2, &[]), 3, 0, 2, 3, &mut tokens).unwrap();
+    assert!(logits.is_empty() && tokens.is_empty(), "no row is asked for");
+    tokens.push(7);
+    cpu.draw(&tensor(0, 2, &[]), 3, 2, 3, &[], &mut tokens).unwrap();
     assert!(logits.is_empty() && tokens.is_empty(), "no row is asked for");
 }

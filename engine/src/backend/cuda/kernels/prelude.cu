@@ -5,6 +5,7 @@
 
 typedef unsigned int u32;
 typedef long long i64;
+typedef unsigned long long u64;
 
 struct bf16 {
     unsigned short bits;
@@ -55,7 +56,7 @@ inline void narrow(float x, f16 *out) {
 #define ALL_LANES 0xffffffffu
 #define NO_SCORE (-__int_as_float(0x7f800000))
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class V> __device__ __forceinline__ V warp_sum(V x) {
     for (int step = WARP / 2; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
     return x;
 }
@@ -65,12 +66,12 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Sum over a block of whole warps, at most 32. `room` has a float a warp.
-__device__ __forceinline__ float block_sum(float x, float *room) {
+// Sum over a block of whole warps, at most 32. `room` has a value a warp.
+template <class V> __device__ __forceinline__ V block_sum(V x, V *room) {
     x = warp_sum(x);
     if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = x;
     __syncthreads();  // Every warp's sum is in `room`.
-    float sum = 0.0f;
+    V sum = 0;
     for (int warp = 0; warp < (int)blockDim.x / WARP; warp++) sum += room[warp];
     __syncthreads();  // Everybody has read `room`, which the next call writes.
     return sum;
