@@ -64,7 +64,12 @@ fn what_was_measured_can_be_simulated() {
         "48 x 64, GFLOP/s",
         "attention, 1 x 8 @ 0",
         "attention, 16 x 1 @ 224",
-        "all-reduce",
+        "norm, us",
+        "rotary and store, us",
+        "activation, us",
+        // Of both stages.
+        "stage 0, all-reduce",
+        "stage 1, all-gather",
     ] {
         assert!(told.contains(line), "expected `{line}` in: {told}");
     }

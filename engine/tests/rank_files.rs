@@ -385,6 +385,7 @@ fn a_damaged_rank_file_is_not_computed_with_and_shard_mends_it() {
         (with_header(&whole, "lm_head.weight", "lm_head.weighs"), absent),
         // All bytes are as they were; what they mean is not.
         (with_header(&whole, "\"BF16\"", "\"F16\" "), "of dtype Bfloat16, found Float16".to_owned()),
+        (with_header(&whole, "\"BF16\"", "\"I16\" "), "of dtype F32, F16 or BF16, found I16".to_owned()),
     ]);
     let check = |said: &str| {
         let told = bench.refuses(trial, said);
@@ -399,7 +400,7 @@ fn a_damaged_rank_file_is_not_computed_with_and_shard_mends_it() {
         check(&said);
     }
     fs_err::remove_file(bench.path(name)).unwrap();
-    check("rank-001.safetensors: expected a safetensors file, found none");
+    check("rank-001.safetensors: expected a file, found none");
     let mut without = manifest.clone();
     without["stages"][0]["ranks"].as_array_mut().unwrap().pop();
     fs_err::write(bench.path("weights.json"), without.to_string()).unwrap();

@@ -64,12 +64,20 @@ fn workers_produce_the_tokens_of_transformers_at_every_split() {
 fn sequences_that_are_preempted_and_recomputed_get_the_same_tokens() {
     for model in ["falcon-new", "llama-tied"] {
         let golden = golden(model);
-        for more in [
-            // The prompts fill all blocks, and the longest wants another one with its first token.
-            &["--tp", "2", "--pp", "2", "--kv-blocks", "11"][..],
-            // Room for about half of what prompts and outputs need.
-            &["--tp", "2", "--pp", "2", "--chunk", "16", "--kv-blocks", "9"],
+        // Room for about half of what prompts and outputs need; with 11 blocks the prompts fill all, and the longest wants another one with its first token.
+        for [tp, pp, chunk, blocks] in [
+            ["1", "1", "16", "9"],
+            ["2", "1", "16", "9"],
+            ["4", "1", "16", "9"],
+            ["8", "1", "16", "9"],
+            ["1", "2", "16", "9"],
+            ["1", "4", "16", "9"],
+            ["2", "2", "16", "9"],
+            ["2", "2", "512", "11"],
+            ["4", "2", "16", "9"],
+            ["2", "4", "16", "9"],
         ] {
+            let more = &["--tp", tp, "--pp", pp, "--chunk", chunk, "--kv-blocks", blocks][..];
             let report = continued(model, &golden, more);
             assert!(report["preemptions"].as_u64().unwrap() > 0, "{model} {more:?}: nobody was preempted");
         }

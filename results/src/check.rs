@@ -166,16 +166,15 @@ fn find(claim: &Claim) -> Result<Finding> {
     let denominators = select(&csv, claim, &claim.denominator).map_err(bad)?;
     let mut ratios = ratios(&numerators, &denominators);
     if claim.paired {
+        if !claim.value.starts_with("value_") {
+            return Err(bad(format!("expected a column of values with `paired`, found `{}`", claim.value)));
+        }
         let sides = [&claim.numerator, &claim.denominator];
-        ratios =
-            ratios.iter().map(|ratio| figure.paired(claim, sides, ratio)).collect::<Option<_>>().ok_or_else(
-                || {
-                    bad(format!(
-                        "expected a figure with repeats that both parts of the ratio have, found none in {}",
-                        claim.csv
-                    ))
-                },
-            )?;
+        let paired = ratios.iter().map(|ratio| figure.paired(claim, sides, ratio));
+        let paired: Option<Vec<Option<Ratio>>> = paired.collect();
+        let without =
+            || bad(format!("expected a figure with repeats for `paired`, found none in {}", claim.csv));
+        ratios = paired.ok_or_else(without)?.into_iter().flatten().collect();
     }
     let got = match (&claim.over, ratios.as_slice()) {
         (_, []) => {
@@ -237,13 +236,15 @@ struct Drawn {
 struct DrawnPoint {
     labels: BTreeMap<String, String>,
     metric: String,
+    value: Option<f64>,
     #[serde(default)]
     repeats: BTreeMap<String, Option<f64>>,
 }
 
 impl Drawn {
-    /// The ratio of each repeat that both sides have: their median between the lowest and the highest.
-    fn paired(&self, claim: &Claim, sides: [&Labels; 2], at: &Ratio) -> Option<Ratio> {
+    /// The ratio of each repeat that both sides have, as their median between the lowest and the highest: none where they have none in common. `None`:
+    /// a side is no median of repeats.
+    fn paired(&self, claim: &Claim, sides: [&Labels; 2], at: &Ratio) -> Option<Option<Ratio>> {
         let at = &at.at;
         let [above, below] = sides.map(|wanted| self.repeats(claim, wanted, at.as_deref()));
         let below = below?;
@@ -254,8 +255,11 @@ impl Drawn {
         let ratios: Vec<Ratio> = above?.iter().filter_map(of_repeat).collect();
         let all: Vec<f64> = ratios.iter().map(|ratio| ratio.value.unwrap_or(f64::INFINITY)).collect();
         let end = |pick: fn(f64, f64) -> f64| all.iter().copied().reduce(pick).filter(|end| end.is_finite());
-        let Ratio { value, .. } = if all.is_empty() { return None } else { median(&ratios) };
-        Some(Ratio { at: at.clone(), value, low: end(f64::min), high: end(f64::max) })
+        if all.is_empty() {
+            return Some(None);
+        }
+        let Ratio { value, .. } = median(&ratios);
+        Some(Some(Ratio { at: at.clone(), value, low: end(f64::min), high: end(f64::max) }))
     }
 
     /// Repeats of the point with these labels.
@@ -270,7 +274,8 @@ impl Drawn {
             _ => point.labels.get(name).is_some_and(|label| label == value),
         };
         let point = self.points.iter().find(|point| {
-            wanted.iter().all(|(name, label)| has(point, name, &label.0))
+            point.value.is_some()
+                && wanted.iter().all(|(name, label)| has(point, name, &label.0))
                 && claim.over.iter().zip(at).all(|(over, at)| has(point, over, at))
         })?;
         Some(&point.repeats).filter(|repeats| !repeats.is_empty())

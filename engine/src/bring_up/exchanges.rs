@@ -18,7 +18,9 @@ pub fn exchanges(
     let mut found = vec![Vec::new(); devices as usize];
     for &dtype in dtypes {
         let mut executor = RuntimeExecutor::launch(program, &bare(plan.clone(), devices, dtype))?;
-        for (all, own) in found.iter_mut().zip(executor.check_exchanges(dtype)?) {
+        let checks = executor.check_exchanges(dtype)?;
+        assert_eq!(checks.len(), found.len(), "a rank a device");
+        for (all, own) in found.iter_mut().zip(checks) {
             all.extend(own);
         }
         executor.finish()?;

@@ -142,6 +142,7 @@ fn moved(kind: ExchangeKind, point: &Exchanged) -> f64 {
             let ranks = point.ranks.len() as f64;
             2.0 * (ranks - 1.0) / ranks * bytes
         }
+        ExchangeKind::AllGather => (point.ranks.len() as f64 - 1.0) * bytes,
         ExchangeKind::SendRecv => bytes,
     }
 }

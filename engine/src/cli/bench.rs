@@ -97,6 +97,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     let runtime = preset.runtime.clone().unwrap_or_default();
     check_cores(&args.cluster, "preset.", &runtime)?;
     let scheduler = &plan.scheduler;
+    let lengths = plan.requests.iter().map(|request| request.prompt_tokens + request.output_tokens);
     let workers = runtime::Plan {
         backend: of_platform(&runtime),
         operations: args.trace.is_some(),
@@ -104,7 +105,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         threads: runtime.threads as usize,
         weights: weights_of(plan, args)?,
         kv: KvSpec { blocks: scheduler.blocks, block_size: scheduler.block_size },
-        blocks_touched: scheduler.blocks_in_use_max(),
+        blocks_touched: scheduler.blocks_in_use_max(lengths),
         max_model_len: scheduler.max_model_len,
         batch_tokens: scheduler.batch_tokens_fitting(),
         places: places_of(preset),

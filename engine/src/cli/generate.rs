@@ -22,7 +22,7 @@ use super::cores::Cores;
 use super::files::{mistake, read, wrong};
 use super::ranks::{self, STEP_BY};
 use super::say;
-use super::weights::type_on_gpus;
+use super::weights::type_of_matrices;
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;
@@ -144,7 +144,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let scheduler = scheduler(args, &prompts)?;
     let backend = args.backend.choose(parallel.ranks())?;
     let cores = args.cores.of_ranks(backend, parallel.ranks(), args.threads)?;
-    type_on_gpus(backend, &args.model, &config, parallel)?;
+    if backend != BackendName::Cpu {
+        type_of_matrices(backend, &args.model, &config, parallel)?;
+    }
     let mut executor =
         launch(&args.model, backend, parallel, args.threads, cores, args.tcp, scheduler.config())?;
     if args.logits {

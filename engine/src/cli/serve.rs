@@ -21,7 +21,7 @@ use super::cores::Cores;
 use super::files::{mistake, read, wrong};
 use super::generate::{launch, local};
 use super::say;
-use super::weights::type_on_gpus;
+use super::weights::type_of_matrices;
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: u32 = 16;
@@ -138,19 +138,6 @@ fn size(text: &str) -> Result<u64, String> {
 #[derive(Debug, Deserialize)]
 struct Members {
     max_position_embeddings: Option<u32>,
-    #[serde(alias = "torch_dtype")]
-    dtype: Option<String>,
-}
-
-impl Members {
-    /// Of the weights, as far as it says.
-    fn dtype(&self) -> Dtype {
-        match self.dtype.as_deref() {
-            Some("float16") => Dtype::Float16,
-            Some("bfloat16") => Dtype::Bfloat16,
-            _ => Dtype::Float32,
-        }
-    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -163,8 +150,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let division = Division::new(&config.shape, parallel).map_err(wrong)?;
     let backend = args.backend.choose(parallel.ranks())?;
     let cores = args.cores.of_ranks(backend, parallel.ranks(), args.threads)?;
-    // Keys and values are stored in the weights' type; the widest where neither they are asked nor the configuration says.
-    let dtype = type_on_gpus(backend, &args.model, &config, parallel)?.unwrap_or_else(|| members.dtype());
+    // Keys and values are stored in the weights' type, whatever the configuration says.
+    let dtype = type_of_matrices(backend, &args.model, &config, parallel)?;
     let scheduler = scheduler(args, &config, &members, &division, dtype, backend)?;
     let max_model_len = scheduler.config().max_model_len;
     let name = args.served_model_name.clone().unwrap_or_else(|| folder.to_owned());

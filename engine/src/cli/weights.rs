@@ -3,6 +3,7 @@
 use camino::Utf8Path;
 use chariot_engine::backend::BackendName;
 use chariot_engine::model::{HuggingFace, ModelConfig, ModelError};
+use chariot_engine::runtime::FETCH_AGAIN;
 use chariot_engine::selftest::name;
 use chariot_engine::shard::{Dtype, Parallel};
 
@@ -13,19 +14,21 @@ pub(super) fn blame(error: ModelError) -> anyhow::Error {
     if error.is_mistake() { wrong(error) } else { error.into() }
 }
 
-/// Type of the matrices in a model's folder, where ranks compute on GPUs, which take one type alone; `None`: the CPU takes each as it comes.
-pub(super) fn type_on_gpus(
+/// Type of a model folder's matrices, which on GPUs all have; on the CPU that of most.
+pub(super) fn type_of_matrices(
     backend: BackendName,
     folder: &Utf8Path,
     config: &ModelConfig,
     parallel: Parallel,
-) -> anyhow::Result<Option<Dtype>> {
-    if backend == BackendName::Cpu {
-        return Ok(None);
+) -> anyhow::Result<Dtype> {
+    let dtypes = HuggingFace::dtypes(folder, config, parallel).map_err(|error| match error.is_damage() {
+        true => wrong(format_args!("{error}{FETCH_AGAIN}")),
+        false => blame(error),
+    })?;
+    if backend != BackendName::Cpu {
+        refuse_odd(folder, dtypes.main, dtypes.odd_matrix())?;
     }
-    let dtypes = HuggingFace::dtypes(folder, config, parallel).map_err(blame)?;
-    refuse_odd(folder, dtypes.main, dtypes.odd_matrix())?;
-    Ok(Some(dtypes.main))
+    Ok(dtypes.main)
 }
 
 /// Refuses a matrix of another type than the layers' projections, for GPUs.

@@ -30,7 +30,7 @@ pub enum ModelError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// No such file.
-    #[error("{file}: expected a safetensors file, found none")]
+    #[error("{file}: expected a file, found none")]
     NoFile {
         /// Where it should be.
         file: Utf8PathBuf,

@@ -1,4 +1,4 @@
-//! The products and the attention of a layer, each timed by itself. Knows no other rank, and not what the times are for.
+//! The operations of a layer, each timed by itself. Knows no other rank, and not what the times are for.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,17 @@ use crate::backend::Backend;
 use crate::shape::Family;
 
 /// Calls of a layer and of the head's product after it.
-const CALLS: usize = 9;
+const CALLS: usize = 10;
 
-/// Nanoseconds of one rank's products in a layer, of its attention, and of the head's product.
+/// Nanoseconds of one rank's operations in a layer, and of the head's product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerTimes {
+    /// A norm of hidden states, to which nothing is added.
+    pub norm_ns: u64,
+    /// Queries and keys are rotated, keys and values stored.
+    pub rotary_ns: u64,
+    /// Of the MLP, between its products.
+    pub activation_ns: u64,
     /// To queries, keys and values.
     pub qkv_ns: u64,
     /// Of queries to keys, and of what they find to values; without storing these.
@@ -44,30 +50,33 @@ impl<B: Backend> Stage<B> {
         let head = head.as_ref().expect("the last stage has the head");
         let Scratch { normed, qkv, attended, sum, mlp, up, gated, logits } = scratch;
         let ns = backend.time_each(CALLS, |call| match call {
-            // First, for what comes first may wait for the queue to begin.
-            0 => backend.apply_norm(&layer.norms[0], hidden, normed),
-            1 => backend.product(&layer.qkv, normed, qkv),
-            2 => backend.rotate_and_store(rotary, kv, index, attention, batch, qkv),
-            3 => backend.attend(kv, index, attention, batch, qkv, attended),
-            4 => backend.product(&layer.dense, attended, sum),
-            5 => backend.product(&layer.up, normed, up),
-            6 => match family {
+            // Twice, for what comes first may wait for the queue to begin.
+            0 | 1 => backend.apply_norm(&layer.norms[0], hidden, normed),
+            2 => backend.product(&layer.qkv, normed, qkv),
+            3 => backend.rotate_and_store(rotary, kv, index, attention, batch, qkv),
+            4 => backend.attend(kv, index, attention, batch, qkv, attended),
+            5 => backend.product(&layer.dense, attended, sum),
+            6 => backend.product(&layer.up, normed, up),
+            7 => match family {
                 Family::Falcon => backend.gelu(up),
                 Family::Llama => backend.silu_mul(up, ffn, gated),
             },
-            7 => match family {
+            8 => match family {
                 Family::Falcon => backend.product(&layer.down, up, mlp),
                 Family::Llama => backend.product(&layer.down, gated, mlp),
             },
             _ => backend.product(&head.projection, normed, logits),
         })?;
         Ok(LayerTimes {
-            qkv_ns: ns[1],
-            attention_ns: ns[3],
-            dense_ns: ns[4],
-            up_ns: ns[5],
-            down_ns: ns[7],
-            head_ns: ns[8],
+            norm_ns: ns[1],
+            rotary_ns: ns[3],
+            activation_ns: ns[7],
+            qkv_ns: ns[2],
+            attention_ns: ns[4],
+            dense_ns: ns[5],
+            up_ns: ns[6],
+            down_ns: ns[8],
+            head_ns: ns[9],
         })
     }
 }

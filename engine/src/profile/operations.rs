@@ -1,4 +1,4 @@
-//! Single operations: products and attention of one rank, all-reduces of a stage. For people, who want to know where a stage's time goes.
+//! Single operations: those of a layer on one rank, and the collectives of a stage. For people, who want to know where a stage's time goes.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +7,47 @@ use super::design::{self, Point};
 use super::fit::digits;
 use super::median::median;
 use crate::model::LayerTimes;
-use crate::runtime::{Loss, ProbePlan, RuntimeExecutor};
+use crate::runtime::{ExchangeKind, Loss, ProbePlan, RuntimeExecutor};
 use crate::shape::ModelShape;
 use crate::shard::{Division, Parallel};
 use crate::sim::curve::Curve;
-use crate::sim::measured::{Attention, Operations, Product};
+use crate::sim::measured::{Attention, Elementwise, Operations, Product};
 
-/// Rows of products, and tokens of all-reduces.
+/// Rows of products and elementwise operations, and tokens of collectives.
 const ROWS: [u32; 4] = [1, 8, 64, 512];
 /// Attention beside that of prompts of so many rows: sequences, tokens of each, context. All fit the cache, each in blocks of its own.
 const ATTENDED: [[u32; 3]; 6] =
     [[1, 256, 1024], [1, 1, 512], [1, 1, 1536], [4, 1, 960], [16, 1, 224], [64, 1, 48]];
-/// All-reduces of one size.
-const ALL_REDUCES: u32 = 30;
+/// Collectives of one kind and size.
+const COLLECTIVES: u32 = 30;
 
-/// Products of a layer and of the head, attention, and all-reduces.
+/// One of a layer's times.
+type TimeOf = fn(&LayerTimes) -> u64;
+
+/// What goes value by value, and where its time stands.
+const ELEMENTWISE: [(&str, TimeOf); 3] = [
+    ("norm", |times| times.norm_ns),
+    ("rotary and store", |times| times.rotary_ns),
+    ("activation", |times| times.activation_ns),
+];
+
+/// Operations of a layer and the head's product, and collectives.
 pub(super) fn measure(
     executor: &mut RuntimeExecutor,
     shape: &ModelShape,
     parallel: Parallel,
     tokens_max: u32,
 ) -> Result<Operations, ProfileError> {
-    let all_reduces_us = all_reduces(executor, shape, parallel, tokens_max)?;
+    let mut collectives = |kind, width| collectives(executor, kind, width, parallel, tokens_max);
+    let all_reduces_us = collectives(ExchangeKind::AllReduce, shape.hidden_size)?;
+    let all_gathers_us =
+        collectives(ExchangeKind::AllGather, Division::new(shape, parallel)?.rank.vocab_rows)?;
     let prompts = ROWS.iter().map(|rows| [1, *rows, 0]);
     let batches =
         prompts.chain(ATTENDED).filter(|[sequences, tokens, _]| sequences * tokens <= tokens_max.max(1));
     let (mut products, mut attention) = (BTreeMap::<(u32, u32), Curve>::new(), Vec::new());
+    let mut elementwise =
+        ELEMENTWISE.map(|(name, _)| Elementwise { name: name.to_owned(), rows_us: Curve::default() });
     for [sequences, tokens, context] in batches {
         let plan = ProbePlan { first_block: 0, vocabulary: shape.vocab_size, times: 1, depth: 1 };
         let times = executor.time_layers(&batch(sequences, tokens, context), &plan)?;
@@ -42,10 +57,13 @@ pub(super) fn measure(
             for (size, us) in products_us(&times, shape, parallel)? {
                 products.entry(size).or_default().0.push([f64::from(tokens), us]);
             }
+            for (operation, (_, ns)) in elementwise.iter_mut().zip(ELEMENTWISE) {
+                operation.rows_us.0.push([f64::from(tokens), middle(times.iter().map(ns))]);
+            }
         }
     }
     let products = products.into_iter().map(|((k, n), rows_us)| Product { k, n, rows_us }).collect();
-    Ok(Operations { products, attention, all_reduces_us })
+    Ok(Operations { products, attention, elementwise: elementwise.into(), all_reduces_us, all_gathers_us })
 }
 
 fn batch(sequences: u32, tokens: u32, context: u32) -> Point {
@@ -81,10 +99,11 @@ fn middle(ns: impl Iterator<Item = u64>) -> f64 {
     digits(median(&ns.map(|ns| ns as f64 / 1e3).collect::<Vec<_>>()))
 }
 
-/// By stage, all-reduces of the hidden states of so many tokens.
-fn all_reduces(
+/// By stage, exchanges of `width` values for each of so many tokens: hidden states are summed, logits gathered.
+fn collectives(
     executor: &mut RuntimeExecutor,
-    shape: &ModelShape,
+    kind: ExchangeKind,
+    width: u32,
     parallel: Parallel,
     tokens_max: u32,
 ) -> Result<Vec<Curve>, Loss> {
@@ -93,8 +112,8 @@ fn all_reduces(
     }
     let mut curves = vec![Curve::default(); parallel.pp as usize];
     for rows in ROWS.into_iter().filter(|rows| *rows <= tokens_max.max(1)) {
-        let values = rows * shape.hidden_size;
-        let stages = executor.all_reduces(values, ALL_REDUCES)?;
+        let values = rows * width;
+        let stages = executor.exchange_in_stages(kind, values, COLLECTIVES)?;
         for (curve, times) in curves.iter_mut().zip(stages) {
             curve.0.push([f64::from(values), middle(times.into_iter())]);
         }
@@ -121,6 +140,9 @@ mod tests {
                      vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
         let mut shape = ModelShape::parse(shape, "").unwrap();
         let layer = |dense_ns, head_ns| LayerTimes {
+            norm_ns: 10,
+            rotary_ns: 20,
+            activation_ns: 30,
             qkv_ns: 1_000,
             attention_ns: 2_000,
             dense_ns,

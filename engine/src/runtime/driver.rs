@@ -16,9 +16,7 @@ use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
 use super::probe::Probed;
-use super::protocol::{
-    Exchange, ExchangeKind, Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame,
-};
+use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
 use super::warm_up;
@@ -56,7 +54,7 @@ pub struct Plan {
     pub weights: Weights,
     /// Room for keys and values, on every rank.
     pub kv: KvSpec,
-    /// Blocks whose memory is found before the first batch, as many as may be in use at once: the lowest free ones are handed out first. Of others it is found
+    /// Blocks whose memory is found before the first batch, as many as may be in use at once: those never used come last, the lowest first. Of others it is found
     /// when they are first written, in the midst of a step: 80 ms for 32 MB on a virtual machine.
     pub blocks_touched: u32,
     /// Longest sequence, in tokens.
@@ -299,13 +297,6 @@ impl RuntimeExecutor {
         let stays = std::mem::replace(&mut self.stays, kept).unwrap_or_default();
         let probed = |((batch, submitted), heard)| Probed::new(batch, submitted, heard, &stays);
         Ok(submitted.into_iter().zip(heard).map(probed).collect())
-    }
-
-    /// Nanoseconds of each of `times` all-reduces of `values` values among the ranks of a stage, by stage, one stage after another.
-    pub fn all_reduces(&mut self, values: u32, times: u32) -> Result<Vec<Vec<u64>>, Loss> {
-        let exchange = |ranks| Exchange { kind: ExchangeKind::AllReduce, ranks, values, in_a_row: 1, times };
-        let stages = (0..self.parallel.pp).map(|stage| exchange(self.parallel.stage_ranks(stage)));
-        stages.collect::<Vec<_>>().iter().map(|exchange| self.exchange(exchange)).collect()
     }
 
     /// The trial starts now.

@@ -30,11 +30,13 @@ impl<B: Backend> Exchanges<B> {
         let Some(me) = ranks.iter().position(|rank| *rank == self.rank) else { return Ok(None) };
         let group = self.group(backend, mesh, ranks)?;
         let mut data = backend.tensor();
+        let mut all = backend.tensor();
         backend.reshape(&mut data, 1, *values as usize)?;
         let mut row = || {
             for _ in 0..*in_a_row {
                 match kind {
                     ExchangeKind::AllReduce => backend.all_reduce(group, &mut data)?,
+                    ExchangeKind::AllGather => backend.all_gather(group, &data, &mut all)?,
                     ExchangeKind::SendRecv => {
                         there_and_back(backend, group, me, *values as usize, &mut data)?
                     }
@@ -45,7 +47,7 @@ impl<B: Backend> Exchanges<B> {
         mesh.begin_step(monotonic_ns());
         row()?;
         let ways = match kind {
-            ExchangeKind::AllReduce => 1,
+            ExchangeKind::AllReduce | ExchangeKind::AllGather => 1,
             ExchangeKind::SendRecv => 2,
         };
         let mut ns = Vec::with_capacity(*times as usize);

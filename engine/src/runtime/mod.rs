@@ -50,4 +50,5 @@ pub use protocol::{Exchange, ExchangeKind, Weights};
 pub use sequences::Prompt;
 pub use speed::{check_ns, check_ns_max, slowed};
 pub use switchboard::Waker;
+pub use unfit::FETCH_AGAIN;
 pub use worker::run as run_worker;

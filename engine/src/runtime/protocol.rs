@@ -125,6 +125,8 @@ impl Order {
 pub enum ExchangeKind {
     /// A sum among all of them.
     AllReduce,
+    /// All get what each has.
+    AllGather,
     /// From the first of two to the second and back; half the way counts.
     SendRecv,
 }

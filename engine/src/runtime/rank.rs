@@ -294,7 +294,7 @@ fn load_stage<B: Backend>(backend: &B, setup: &Setup) -> anyhow::Result<(Stage<B
             load(&plan(config), &file)
         }
         Weights::HuggingFace(folder) => {
-            let text = fs_err::read_to_string(folder.join("config.json"))?;
+            let text = text_of(&folder.join("config.json"))?;
             let plan = plan(ModelConfig::parse(&text, folder.file_name().unwrap_or("model"))?);
             load(&plan, &HuggingFace::open(folder, &plan)?)
         }
@@ -305,10 +305,18 @@ fn load_stage<B: Backend>(backend: &B, setup: &Setup) -> anyhow::Result<(Stage<B
     }
 }
 
+/// The text of a file that the user gave.
+fn text_of(file: &Utf8Path) -> anyhow::Result<String> {
+    fs_err::read_to_string(file).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => ModelError::NoFile { file: file.to_owned() }.into(),
+        _ => error.into(),
+    })
+}
+
 /// The model of a `weights.json`, and a rank's file beside it, whose tensors are held to what is written of them.
 fn open_shard(manifest: &Utf8Path, rank: u32) -> anyhow::Result<(ModelConfig, ShardFile)> {
     let wrong = |found: String| ModelError::Manifest { file: manifest.to_owned(), rank, found };
-    let text = fs_err::read_to_string(manifest)?;
+    let text = text_of(manifest)?;
     let Manifest { weights, .. } = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let weights = weights.ok_or_else(|| wrong("a plan of weights that were not written".to_owned()))?;
     let contents: Contents = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

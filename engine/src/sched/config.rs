@@ -192,10 +192,13 @@ impl SchedulerConfig {
         self.batch_tokens_max().min(self.max_model_len.saturating_mul(self.batch_cap))
     }
 
-    /// Blocks that are in use at once at most; the lowest ones are.
-    pub fn blocks_in_use_max(&self) -> u32 {
-        let of_one = self.max_model_len.div_ceil(self.block_size);
-        self.batch_cap.saturating_mul(of_one).min(self.blocks)
+    /// Blocks that requests of so many tokens in all, outputs included, have in use at once at most. Those with higher numbers are never used.
+    pub fn blocks_in_use_max(&self, requests: impl Iterator<Item = u32>) -> u32 {
+        let held = |tokens: u32| if self.policy.reserves_max_len() { self.max_model_len } else { tokens };
+        let mut blocks: Vec<u32> = requests.map(|tokens| held(tokens).div_ceil(self.block_size)).collect();
+        blocks.sort_unstable_by(|a, b| b.cmp(a));
+        let longest = blocks.into_iter().take(self.batch_cap as usize);
+        longest.fold(0, u32::saturating_add).min(self.blocks)
     }
 
     /// Blocks that must stay free after an admission.

@@ -96,8 +96,14 @@ pub struct Operations {
     /// Attention of that rank in one layer. None: not measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attention: Vec<Attention>,
+    /// What goes value by value, of that rank. None: not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elementwise: Vec<Elementwise>,
     /// An all-reduce among the ranks of a stage, by stage: microseconds by values. None of a rank alone.
     pub all_reduces_us: Vec<Curve>,
+    /// The same of an all-gather, by values of a rank. None of a rank alone, or: not measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub all_gathers_us: Vec<Curve>,
 }
 
 /// `y[m, n] = x[m, k] w[n, k]^T`.
@@ -109,6 +115,16 @@ pub struct Product {
     /// Outputs.
     pub n: u32,
     /// Microseconds by m.
+    pub rows_us: Curve,
+}
+
+/// An operation of a layer beside its products and attention.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Elementwise {
+    /// Which.
+    pub name: String,
+    /// Microseconds by tokens.
     pub rows_us: Curve,
 }
 

@@ -321,7 +321,7 @@ fn paired(dir: &Utf8Path, repeats: &Value) -> Value {
         &dir.join("a.csv"),
         b"place,way,metric,value_ms\nhere,told,m,20\nhere,seen,m,10\nthere,told,m,3\nthere,seen,m,3\n",
     );
-    let point = |place: &str, way: &str| json!({"labels": {"place": place, "way": way}, "metric": "m", "repeats": repeats[place][way]});
+    let point = |place: &str, way: &str| json!({"labels": {"place": place, "way": way}, "metric": "m", "value": 1.0, "repeats": repeats[place][way]});
     let points =
         [point("here", "told"), point("here", "seen"), point("there", "told"), point("there", "seen")];
     write(
@@ -358,15 +358,25 @@ fn paired_repeats_are_divided_one_by_one() {
     "#]]
     .assert_eq(&checked(&dir, &spec).unwrap());
     assert!(read(&dir.join("out/claims.json")).contains("\"paired\": true"));
-    for without in [json!({}), json!({"0": 1.0}), json!({"0": null})] {
+    // Repeats that no two of which belong together: the ratio is one that is not there.
+    for apart in [json!({"7": 3.0}), json!({"0": null, "7": 3.0})] {
         let mut repeats = repeats.clone();
-        repeats["there"]["seen"] = without;
-        repeats["there"]["told"].as_object_mut().unwrap().remove("0");
+        repeats["there"]["seen"] = apart;
         let mut spec = paired(&dir, &repeats);
         spec["claims"][0]["paired"] = json!(true);
-        expect!["claim `told as seen`: expected a figure with repeats that both parts of the ratio have, found none in DIR/a.csv"]
-            .assert_eq(&checked(&dir, &spec).unwrap_err());
+        let text = checked(&dir, &spec).unwrap();
+        assert!(text.contains("not reproduced (1 of 2)"), "{text}");
     }
+    let mut repeats = repeats.clone();
+    repeats["there"]["seen"] = json!({});
+    let mut spec = paired(&dir, &repeats);
+    spec["claims"][0]["paired"] = json!(true);
+    expect!["claim `told as seen`: expected a figure with repeats for `paired`, found none in DIR/a.csv"]
+        .assert_eq(&checked(&dir, &spec).unwrap_err());
+    spec["claims"][0]["value"] = json!("low_ms");
+    write(&dir.join("a.csv"), b"place,way,metric,low_ms\nhere,told,m,20\nhere,seen,m,10\n");
+    expect!["claim `told as seen`: expected a column of values with `paired`, found `low_ms`"]
+        .assert_eq(&checked(&dir, &spec).unwrap_err());
 }
 
 #[test]

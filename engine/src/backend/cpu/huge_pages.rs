@@ -44,12 +44,12 @@ impl<T: Pod> HugePages<T> {
 }
 
 impl<T> HugePages<T> {
-    /// Has the kernel find memory for the first `len` values, all of which are there, now and not when they are first written.
+    /// Has the kernel find memory for the first `len` values, which nobody has written yet, now and not when somebody does.
     pub(super) fn touch(&mut self, len: usize) {
         let bytes = &mut self.map[self.place.clone()][..len * size_of::<T>()];
         for byte in bytes.iter_mut().step_by(SMALL_PAGE) {
-            // A zero that the compiler does not know to be one, which is there already.
-            *byte |= black_box(0);
+            // What is there already, which the compiler does not know. Nothing is read: that would find a page of zeros, to be split later.
+            *byte = black_box(0);
         }
     }
 }

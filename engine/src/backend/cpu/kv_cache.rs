@@ -113,12 +113,12 @@ impl KvCache {
         Self { block_size, layers }
     }
 
-    /// Takes the memory of the first `blocks` blocks, of `all`, in every layer.
+    /// Of a new cache: takes the memory of the first `blocks` blocks, of `all`, in every layer.
     pub(super) fn touch(&mut self, blocks: usize, all: usize) {
         fn each<V: Values>(layers: &mut [Layer<V>], blocks: usize, all: usize) {
             for layer in layers {
                 for pages in [&mut layer.keys, &mut layer.values] {
-                    pages.touch(pages.len() / all * blocks);
+                    pages.touch(pages.len() / all.max(1) * blocks);
                 }
             }
         }

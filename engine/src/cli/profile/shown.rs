@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter, Result};
 
 use chariot_engine::shard::Division;
 use chariot_engine::sim::curve::Curve;
-use chariot_engine::sim::measured::{Attention, Layout, Operations, StageTable, pairs};
+use chariot_engine::sim::measured::{Attention, Elementwise, Layout, Operations, StageTable, pairs};
 
 /// Rows of each table.
 const ROWS: [u32; 4] = [1, 8, 64, 512];
@@ -92,17 +92,28 @@ fn operation_rows(f: &mut Formatter<'_>, operations: &Operations, value_bytes: f
             known(&product.rows_us, rows).map(|us| 2.0 * rows * k * n / us / 1e3)
         })?;
     }
-    for (stage, curve) in operations.all_reduces_us.iter().enumerate() {
-        let ([Some(first), Some(last)], true) = ([curve.0.first(), curve.0.last()], curve.0.len() > 1) else {
-            continue;
-        };
-        // Microseconds a value.
-        let slope = (last[1] - first[1]) / (last[0] - first[0]);
-        let rate =
-            if slope > 0.0 { format!("{:.2} GB/s", value_bytes / slope / 1e3) } else { "no rate".to_owned() };
-        writeln!(f, "  stage {stage}, all-reduce: {} us for {} values, {rate}", first[1], first[0])?;
+    for Elementwise { name, rows_us } in &operations.elementwise {
+        row(f, &format!("{name}, us"), |rows| known(rows_us, rows))?;
+    }
+    for (name, curves) in
+        [("all-reduce", &operations.all_reduces_us), ("all-gather", &operations.all_gathers_us)]
+    {
+        for (stage, curve) in curves.iter().enumerate() {
+            collective_row(f, &format!("stage {stage}, {name}"), curve, value_bytes)?;
+        }
     }
     Ok(())
+}
+
+fn collective_row(f: &mut Formatter<'_>, name: &str, curve: &Curve, value_bytes: f64) -> Result {
+    let ([Some(first), Some(last)], true) = ([curve.0.first(), curve.0.last()], curve.0.len() > 1) else {
+        return Ok(());
+    };
+    // Microseconds a value.
+    let slope = (last[1] - first[1]) / (last[0] - first[0]);
+    let rate =
+        if slope > 0.0 { format!("{:.2} GB/s", value_bytes / slope / 1e3) } else { "no rate".to_owned() };
+    writeln!(f, "  {name}: {} us for {} values, {rate}", first[1], first[0])
 }
 
 fn row(f: &mut Formatter<'_>, name: &str, value: impl Fn(f64) -> Option<f64>) -> Result {

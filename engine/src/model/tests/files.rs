@@ -117,7 +117,7 @@ fn a_broken_rank_file_says_how() {
         "rank.safetensors: expected a safetensors header, found expected ident at line 1 column 2"
     );
     let absent = ShardFile::open(&folder.path().join("absent"));
-    assert_eq!(folder.message(absent), "absent: expected a safetensors file, found none");
+    assert_eq!(folder.message(absent), "absent: expected a file, found none");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{RuntimeExecutor, TICK};
 use crate::clock::monotonic_ns;
 use crate::model::LayerTimes;
 use crate::runtime::loss::{Heard, Loss};
-use crate::runtime::protocol::{Exchange, Order, Report, Step};
+use crate::runtime::protocol::{Exchange, ExchangeKind, Order, Report, Step};
 use crate::selftest::Check;
 use crate::shard::Dtype;
 
@@ -17,6 +17,18 @@ impl RuntimeExecutor {
                 return Ok(ns);
             }
         }
+    }
+
+    /// Nanoseconds of each of `times` exchanges of `values` values a rank among the ranks of a stage, by stage, one stage after another.
+    pub fn exchange_in_stages(
+        &mut self,
+        kind: ExchangeKind,
+        values: u32,
+        times: u32,
+    ) -> Result<Vec<Vec<u64>>, Loss> {
+        let exchange = |ranks| Exchange { kind, ranks, values, in_a_row: 1, times };
+        let stages = (0..self.parallel.pp).map(|stage| exchange(self.parallel.stage_ranks(stage)));
+        stages.collect::<Vec<_>>().iter().map(|exchange| self.exchange(exchange)).collect()
     }
 
     /// Sums, gathers and messages among all ranks: how far what each of them got is from what was sent, by rank. `dtype`: of the weights.

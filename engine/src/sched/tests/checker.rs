@@ -211,7 +211,8 @@ impl Checker {
         let blocks = self.scheduler.blocks();
         assert_eq!(taken.len() as u32 + blocks.free(), blocks.total(), "a block is lost");
         assert!(distinct.iter().all(|&block| block < blocks.total()));
-        let in_use_max = self.scheduler.config().blocks_in_use_max();
+        let lengths = self.books.values().map(|book| book.new.prompt_tokens + book.new.output_tokens);
+        let in_use_max = self.scheduler.config().blocks_in_use_max(lengths);
         assert!(
             distinct.iter().all(|&block| block < in_use_max),
             "memory of the lowest blocks alone is touched beforehand"

@@ -54,11 +54,13 @@ fn layout(stages: Vec<StageTable>) -> Layout {
 }
 
 #[test]
-fn operations_of_older_files_lack_attention() {
+fn operations_of_older_files_lack_some() {
     let older = "{products: [{k: 64, n: 96, rows_us: [[1, 2.5]]}], all_reduces_us: []}";
     let operations: Operations = serde_saphyr::from_str(older).unwrap();
     assert_eq!((operations.products.len(), operations.attention.len()), (1, 0));
-    assert!(!serde_json::to_string(&operations).unwrap().contains("attention"));
+    assert!(operations.elementwise.is_empty() && operations.all_gathers_us.is_empty());
+    let text = serde_json::to_string(&operations).unwrap();
+    assert!(!["attention", "elementwise", "gathers"].iter().any(|what| text.contains(what)), "{text}");
 }
 
 fn platform(layouts: Vec<Layout>) -> Platform {
