@@ -15,7 +15,9 @@ use chariot_engine::bring_up;
 use chariot_engine::engine::Engine;
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
-use chariot_engine::runtime::{Loss, Place, Places, Plan, Prompt, RuntimeExecutor, Weights};
+use chariot_engine::runtime::{
+    Exchange, ExchangeKind, Loss, Place, Places, Plan, Prompt, RuntimeExecutor, Weights,
+};
 use chariot_engine::sched::{ChunkSchedule, Compat, NewSequence, Policy, Scheduler, SchedulerConfig};
 use chariot_engine::selftest;
 use chariot_engine::shard::Parallel;
@@ -381,9 +383,17 @@ fn a_command_that_is_not_there_is_named() {
     assert!(found.starts_with("listen for workers at the driver's address: 192.0.2.1: "), "{found}");
 }
 
+/// Whether a command does what it is told.
+fn works(command: &str, line: &str) -> bool {
+    let output = Command::new(command).args(line.split(' ')).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// A network namespace, joined to this one by a pair of virtual links; gone with its value.
 struct Namespace {
     name: String,
+    /// This side's end of the pair.
+    link: String,
     ends: [String; 2],
 }
 
@@ -396,13 +406,10 @@ impl Namespace {
         // Names and addresses of their own for tests that run at the same time.
         let net = format!("10.{}.{}", 64 + pid / 256 % 64, pid % 256);
         let ends = [1, 2].map(|host| format!("{net}.{}", 4 * number + host));
-        let namespace = Self { name: name.clone(), ends };
         let link = format!("ch{}-{number}", pid % 10_000_000);
+        let namespace = Self { name: name.clone(), link: link.clone(), ends };
         let [here, there] = &namespace.ends;
-        let ip = |line: &str| {
-            let output = Command::new("ip").args(line.split(' ')).stdin(Stdio::null()).output();
-            output.is_ok_and(|output| output.status.success()).then_some(())
-        };
+        let ip = |line: &str| works("ip", line).then_some(());
         ip(&format!("netns add {name}"))?;
         ip(&format!("link add {link} type veth peer name veth0 netns {name}"))?;
         ip(&format!("addr add {here}/30 dev {link}"))?;
@@ -410,6 +417,13 @@ impl Namespace {
         ip(&format!("-n {name} addr add {there}/30 dev veth0"))?;
         ip(&format!("-n {name} link set veth0 up"))?;
         Some(namespace)
+    }
+
+    /// Limits both directions to a rate; false where this system cannot.
+    fn is_limited_to(&self, rate: &str) -> bool {
+        let limit = |dev: &str| format!("qdisc add dev {dev} root tbf rate {rate} burst 32kb latency 400ms");
+        works("tc", &limit(&self.link))
+            && works("ip", &format!("netns exec {} tc {}", self.name, limit("veth0")))
     }
 
     fn or_skip() -> Option<Self> {
@@ -459,4 +473,40 @@ fn a_worker_lost_in_a_namespace_is_named_in_time() {
 fn workers_in_a_namespace_end_with_their_driver() {
     let Some(namespace) = Namespace::or_skip() else { return };
     a_lost_driver_leaves_nobody(namespace.ends(), &namespace.launch());
+}
+
+/// Nanoseconds of a message of a megabyte between two ranks, one way, the median of some.
+fn megabyte_ns(places: Places) -> u64 {
+    const TIMES: u32 = 7;
+    let mut executor = RuntimeExecutor::launch(Path::new(PROGRAM), &plan_of_two(places)).unwrap();
+    let exchange = Exchange {
+        kind: ExchangeKind::SendRecv,
+        ranks: vec![0, 1],
+        values: 1 << 18,
+        in_a_row: 1,
+        times: TIMES,
+    };
+    let mut ns = executor.exchange(&exchange).unwrap();
+    executor.finish().unwrap();
+    ns.sort_unstable();
+    ns[ns.len() / 2]
+}
+
+#[test]
+fn messages_over_a_link_that_tc_slows_take_as_long_as_it_says() {
+    let Some(namespace) = Namespace::or_skip() else { return };
+    let places = || two(namespace.ends(), &namespace.launch());
+    let free_ns = megabyte_ns(places());
+    if !namespace.is_limited_to("100mbit") {
+        eprintln!("SKIPPED: no tc, or a kernel without tbf; no slow link was tested");
+        return;
+    }
+    // A megabyte at 12.5 MB/s, of which 32 KB may go at once.
+    let least_ns = ((1 << 20) - (32 << 10)) * 80;
+    let slowed_ns = megabyte_ns(places());
+    assert!(
+        (least_ns..2 * least_ns).contains(&slowed_ns),
+        "expected {least_ns} ns and a little, found {slowed_ns}"
+    );
+    assert!(free_ns < least_ns / 2, "expected a link without a limit to be faster: {free_ns} ns");
 }

@@ -62,7 +62,7 @@ fn workers_produce_the_tokens_of_transformers_at_every_split() {
 
 #[test]
 fn sequences_that_are_preempted_and_recomputed_get_the_same_tokens() {
-    for model in ["falcon-new", "llama-tied"] {
+    for (model, layers) in [("falcon-new", 4), ("llama-tied", 2)] {
         let golden = golden(model);
         // Room for about half of what prompts and outputs need; with 11 blocks the prompts fill all, and the longest wants another one with its first token.
         for [tp, pp, chunk, blocks] in [
@@ -77,6 +77,9 @@ fn sequences_that_are_preempted_and_recomputed_get_the_same_tokens() {
             ["4", "2", "16", "9"],
             ["2", "4", "16", "9"],
         ] {
+            if pp.parse::<u32>().unwrap() > layers {
+                continue;
+            }
             let more = &["--tp", tp, "--pp", pp, "--chunk", chunk, "--kv-blocks", blocks][..];
             let report = continued(model, &golden, more);
             assert!(report["preemptions"].as_u64().unwrap() > 0, "{model} {more:?}: nobody was preempted");

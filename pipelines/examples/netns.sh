@@ -2,10 +2,13 @@
 # Two ranks in two network namespaces, joined by a link of a given rate and delay: the communicators over a real TCP connection that the
 # kernel slows down, rather than over emulated links. Needs root, `ip` and `tc`; builds the benchmark first.
 #
-#   sudo pipelines/examples/netns.sh [RATE] [DELAY]     e.g. netns.sh 1gbit 50us
+#   sudo pipelines/examples/netns.sh [RATE] [DELAY] [FILE]     e.g. netns.sh 1gbit 50us
+#
+# With FILE what is printed is kept there, too. `pipelines/examples/netns.yaml` runs it as a step of a pipeline.
 set -euo pipefail
 rate=${1:-1gbit}
 delay=${2:-50us}
+file=$(realpath -m "${3:-/dev/null}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 skip() {
@@ -43,4 +46,4 @@ shape "$b" 10.77.0.2
 
 echo "two ranks over $rate, $delay each way:"
 cargo bench --quiet -p chariot-engine --bench comm -- \
-    --via "10.77.0.1=ip netns exec $a" --via "10.77.0.2=ip netns exec $b"
+    --via "10.77.0.1=ip netns exec $a" --via "10.77.0.2=ip netns exec $b" | tee "$file"

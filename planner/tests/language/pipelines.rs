@@ -46,8 +46,15 @@ fn check(name: &str, sets: &[(&str, &str)], expected: Expect) {
 }
 
 /// Each of them is in a test below.
-const NAMES: [&str; 6] =
-    ["chunk-and-bubbles", "examples/commands", "figure-8", "figure-8-gpus", "hybrid-cpu", "sim-vs-real"];
+const NAMES: [&str; 7] = [
+    "chunk-and-bubbles",
+    "examples/commands",
+    "examples/netns",
+    "figure-8",
+    "figure-8-gpus",
+    "hybrid-cpu",
+    "sim-vs-real",
+];
 
 #[test]
 fn every_file_has_a_test() {
@@ -142,6 +149,17 @@ fn an_example_needs_no_engine() {
             3 command: awk
             1 command: sh
         "#]],
+    );
+}
+
+#[test]
+fn namespaces_are_made_by_a_command() {
+    check(
+        "examples/netns",
+        &[],
+        expect![[r#"
+        2 command: pipelines/examples/netns.sh
+    "#]],
     );
 }
 

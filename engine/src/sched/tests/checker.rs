@@ -30,6 +30,8 @@ pub(super) struct Checker {
     pub(super) scheduler: Scheduler,
     pub(super) trace: String,
     books: BTreeMap<SeqId, Book>,
+    /// Tokens of every sequence so far, outputs included.
+    lengths: Vec<u32>,
     in_flight: VecDeque<Batch>,
     batches: usize,
     /// Which sequence ends early after which output token.
@@ -48,6 +50,7 @@ impl Checker {
             scheduler: Scheduler::new(cfg).unwrap(),
             trace: String::new(),
             books: BTreeMap::new(),
+            lengths: Vec::new(),
             in_flight: VecDeque::new(),
             batches: 0,
             ends_early: BTreeMap::new(),
@@ -123,6 +126,7 @@ impl Checker {
     pub(super) fn add(&mut self, new: NewSequence) -> Admission {
         let admission = self.scheduler.add(new);
         if admission == Admission::Waiting {
+            self.lengths.push(new.prompt_tokens + new.output_tokens);
             self.books.insert(new.id, Book { new, emitted: 0, context: None, target: new.prompt_tokens });
         } else {
             let _ = writeln!(self.trace, "ignored {}", new.id.0);
@@ -211,8 +215,7 @@ impl Checker {
         let blocks = self.scheduler.blocks();
         assert_eq!(taken.len() as u32 + blocks.free(), blocks.total(), "a block is lost");
         assert!(distinct.iter().all(|&block| block < blocks.total()));
-        let lengths = self.books.values().map(|book| book.new.prompt_tokens + book.new.output_tokens);
-        let in_use_max = self.scheduler.config().blocks_in_use_max(lengths);
+        let in_use_max = self.scheduler.config().blocks_in_use_max(self.lengths.iter().copied());
         assert!(
             distinct.iter().all(|&block| block < in_use_max),
             "memory of the lowest blocks alone is touched beforehand"
