@@ -30,8 +30,6 @@ const MODELS: [&str; 8] = [
 const DECODED: usize = 2;
 /// The prompt that every split takes in chunks: of 33 tokens, nine blocks.
 const CHUNKED: usize = 3;
-/// For splits: a token at a time, less than a block (4 tokens) and more, up to all but one.
-const CHUNK_SIZES: [usize; 10] = [1, 2, 3, 4, 5, 7, 15, 16, 31, 32];
 
 #[derive(Deserialize)]
 struct GoldenFile {
@@ -230,13 +228,13 @@ fn every_chunk_size_has_the_logits() {
     }
 }
 
-/// One prompt, in every split of TP and PP.
+/// One prompt in chunks of every size, in every split of TP and PP.
 #[test]
 fn every_split_has_the_logits_of_chunks() {
     for golden in MODELS.map(Golden::read) {
         for parallel in splits(&golden.config).into_iter().filter(|&parallel| parallel != SINGLE) {
             let mut model = golden.model(parallel);
-            for size in CHUNK_SIZES {
+            for size in 1..=golden.prompts[CHUNKED].tokens.len() {
                 in_chunks(&golden, &mut model, CHUNKED, size);
             }
         }
@@ -257,24 +255,13 @@ fn in_chunks(golden: &Golden, model: &mut Model, prompt: usize, size: usize) {
     }
 }
 
-/// 1 to 16 sequences at once, some with chunks of their prompt and some decoding.
-#[test]
-fn mixed_batches_have_the_logits() {
-    for golden in MODELS.map(Golden::read) {
-        let mut model = golden.model(Parallel { tp: 2, pp: 2 });
-        for sequences in 1..=SEQUENCES {
-            mixed(&golden, &mut model, sequences);
-        }
-    }
-}
-
-/// One sequence, some, and as many as there are, in every split of TP and PP.
+/// 1 to 16 sequences at once, some with chunks of their prompt and some decoding, in every split of TP and PP.
 #[test]
 fn every_split_has_the_logits_of_mixed_batches() {
     for golden in MODELS.map(Golden::read) {
         for parallel in splits(&golden.config) {
             let mut model = golden.model(parallel);
-            for sequences in [1, 6, SEQUENCES] {
+            for sequences in 1..=SEQUENCES {
                 mixed(&golden, &mut model, sequences);
             }
         }
