@@ -72,7 +72,17 @@ impl Report {
 }
 
 fn generate(double: &Double, folder: &Path, prompts: &[Vec<u64>], more: &[&str]) -> Report {
-    let tokens = TOKENS.to_string();
+    generate_so_many(double, folder, prompts, TOKENS, more)
+}
+
+fn generate_so_many(
+    double: &Double,
+    folder: &Path,
+    prompts: &[Vec<u64>],
+    tokens: usize,
+    more: &[&str],
+) -> Report {
+    let tokens = tokens.to_string();
     let folder = folder.to_str().unwrap();
     let mut arguments =
         vec!["generate", "--json", "--ignore-eos", "--model", folder, "--max-tokens", &tokens];
@@ -205,6 +215,26 @@ fn falcon_gives_them_at_every_split_and_chunk() {
         (3, &["--chunk", "1"]),
     ] {
         check(&double, "falcon-new", prompts, more);
+    }
+}
+
+/// As many sequences at once and as many tokens of each as the CPU's parity has.
+#[test]
+fn sixteen_sequences_of_32_tokens_are_those_of_transformers() {
+    let double = Double::new();
+    for (model, more) in [("falcon-new", &["--tp", "2"][..]), ("llama-gqa", &["--pp", "2", "--chunk", "16"])]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        rewrite(model, folder.path(), Dtype::F32, Dtype::F32);
+        let all = golden(model).prompts.into_iter().cycle().take(16);
+        let (prompts, expected): (Vec<_>, Vec<_>) = all.unzip();
+        let more = [&["--backend", "cuda"], more].concat();
+        let report = generate_so_many(&double, folder.path(), &prompts, 32, &more);
+        for (found, expected) in report.tokens().iter().zip(&expected) {
+            assert_eq!(expected.len(), 32);
+            assert_eq!(found, expected, "{model} {more:?}");
+        }
+        assert_eq!(report.tokens().len(), 16);
     }
 }
 
