@@ -9,18 +9,17 @@ use std::str::FromStr;
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use chariot_engine::backend::cuda;
-use chariot_engine::model::{KvSpec, ModelConfig};
+use chariot_engine::model::ModelConfig;
 use chariot_engine::profile::{self, ProfileError, SampleRow, Target};
 use chariot_engine::runtime::{self, Weights};
 use chariot_engine::shard::{Division, Dtype, Parallel};
 use chariot_engine::sim::measured::{Layout, Measured};
-use chariot_engine::sim::platform::{Backend, Platform, Runtime, StageCosts, Transport};
+use chariot_engine::sim::platform::{Backend, Platform, Runtime, StageCosts};
 
 use super::bench::{check_gpus, links};
 use super::choice::of_platform;
 use super::files::{Output, mistake, read, wrong};
-use super::nodes::places_of;
-use super::ranks::{self, READY_BY, STEP_BY, check_cores, cores_of};
+use super::ranks::{self, check_cores};
 use super::shard::DummyDtype;
 use super::{say, yaml};
 use samples::Samples;
@@ -181,20 +180,10 @@ fn measure(
     let dtype = args.dtype.into();
     let plan = runtime::Plan {
         backend: of_platform(runtime),
-        operations: false,
         parallel,
-        threads: runtime.threads as usize,
         weights: Weights::Dummy { config: Box::new(config.clone()), seed: args.seed, dtype },
-        kv: KvSpec { blocks: 1, block_size: 1 },
-        blocks_touched: 0,
-        max_model_len: 1,
-        batch_tokens: 1,
-        places: places_of(platform),
-        shared_memory: runtime.transport == Transport::SharedMemory,
-        cores: cores_of(runtime),
         links: runtime.emulate.map(|emulation| links(platform, emulation)),
-        ready_by: READY_BY,
-        step_by: STEP_BY,
+        ..ranks::bare(platform, parallel.ranks())
     };
     let program = std::env::current_exe().context("find this executable")?;
     let target =
