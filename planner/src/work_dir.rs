@@ -4,6 +4,8 @@
 //! with its start time, because ids come again. An empty claim means that a group was about to be started.
 
 use std::io;
+use std::thread::sleep;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use nix::sys::signal::Signal;
@@ -22,6 +24,7 @@ impl WorkDir {
         let path = root.join(name);
         fs_err::create_dir_all(path.join("dir"))?;
         fs_err::write(path.join("claim"), "")?;
+        fs_err::write(path.join("log"), "")?;
         Ok(Self { path })
     }
 
@@ -30,7 +33,7 @@ impl WorkDir {
         self.path.join("dir")
     }
 
-    /// Where its stdout and stderr go.
+    /// Where its stdout and stderr go. It is there from the start: a process may be stopped before it is started.
     pub fn log(&self) -> Utf8PathBuf {
         self.path.join("log")
     }
@@ -86,16 +89,22 @@ fn end_leftovers(path: &Utf8Path, processes: &[(Identity, Option<Utf8PathBuf>)])
     }
 }
 
-/// Removes a tree although directories in it may have been made read-only.
+/// How often a removal is tried that something of a killed group disturbs.
+const REMOVALS: u32 = 50;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(20);
+
+/// Removes a tree although directories in it may have been made read-only, and although what was killed may
+/// finish its last system call, and make a file, while this goes on.
 fn remove_tree(path: &Utf8Path) -> io::Result<()> {
-    match fs_err::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            allow_removal(path)?;
-            fs_err::remove_dir_all(path)
+    for _ in 1..REMOVALS {
+        match fs_err::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => allow_removal(path)?,
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => sleep(BETWEEN_REMOVALS),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
+    fs_err::remove_dir_all(path)
 }
 
 fn allow_removal(path: &Utf8Path) -> io::Result<()> {
@@ -149,6 +158,22 @@ mod tests {
         let child = sleeper(&work.dir());
         sweep(&root).unwrap();
         assert!(killed(child));
+    }
+
+    #[test]
+    fn files_made_while_it_is_removed_go_with_it() {
+        let (_temp, root) = root();
+        let work = WorkDir::create(&root, "a").unwrap();
+        let dir = work.dir();
+        let straggler = std::thread::spawn(move || {
+            let started = std::time::Instant::now();
+            let made = (0..).take_while(|_| started.elapsed() < Duration::from_millis(100));
+            made.filter(|number| std::fs::write(dir.join(format!("{number}")), "").is_ok()).count()
+        });
+        sleep(Duration::from_millis(5));
+        work.remove().unwrap();
+        assert!(straggler.join().unwrap() > 10);
+        assert!(!root.join("a").exists());
     }
 
     #[test]

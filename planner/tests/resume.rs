@@ -174,6 +174,32 @@ fn interrupted_it_stops_and_goes_on() {
 }
 
 #[test]
+fn interrupted_at_any_instant_it_leaves_nothing_behind_and_calls_nothing_failed() {
+    let expected = undisturbed(2);
+    let rig = Rig::new();
+    let mut interrupts = 0;
+    for round in 0..60u64 {
+        let mut child = start(&rig);
+        let ended = ends_within(&mut child, Duration::from_millis(5 + round * 37 % 120));
+        if !ended {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+            let code = child.wait().unwrap().code();
+            interrupts += u32::from(code == Some(130));
+        }
+        let work = rig.root.join(".chariot/work");
+        let left: Vec<_> = work.read_dir_utf8().into_iter().flatten().map(Result::unwrap).collect();
+        assert!(left.is_empty(), "round {round}: {left:?}");
+        let history = History::read(rig.project().store.root()).unwrap();
+        let failures: Vec<_> = history.all().filter_map(|latest| latest.entry.failure.clone()).collect();
+        assert!(failures.is_empty(), "round {round}: {failures:?}");
+    }
+    assert!(interrupts > 5, "only {interrupts} rounds were long enough to be interrupted");
+    rig.try_run(&searches(&rig.root), &["p"], Options { jobs: 2, ..PLAIN }).unwrap();
+    assert_eq!(results(&rig), expected);
+}
+
+#[test]
 fn two_at_once_do_the_work_once() {
     let rig = Rig::new();
     let (mut one, mut two) = (start(&rig), start(&rig));

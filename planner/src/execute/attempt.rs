@@ -189,10 +189,9 @@ fn admit(store: &Store, input: &Input) -> Result<(), Failure> {
 /// Returns the keys it was published under.
 pub fn publish(site: &Site, action: &Action, left: Left) -> Result<Vec<Digest>, Failure> {
     let published = try_publish(site, action, &left);
-    if published.is_err() {
-        keep_log(site, action, &left)?;
-    }
+    let kept = if published.is_err() { keep_log(site, action, &left) } else { Ok(()) };
     left.work.remove()?;
+    kept?;
     published
 }
 
@@ -261,4 +260,52 @@ fn tail(log: &[u8]) -> String {
     let text = String::from_utf8_lossy(log);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::ToolFile;
+    use crate::step::{ActionTemplate, Resources, Tool};
+
+    fn sleeper() -> Arc<Action> {
+        let template = ActionTemplate {
+            tool: Tool::User("sh".to_owned()),
+            args: vec!["-c".to_owned(), "sleep 60".to_owned()],
+            env: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            outputs: vec!["o".into()],
+            resources: Resources { cpu: 1, gpu: 0, exclusive: false },
+            timeout: None,
+            retries: 0,
+            facts: Vec::new(),
+            cutoff: None,
+        };
+        let tool = ToolFile { path: "/bin/sh".into(), digest: Digest::of(b"sh") };
+        Arc::new(Action::new("p/s".to_owned(), &template, tool, BTreeMap::new(), &BTreeMap::new()))
+    }
+
+    fn site(root: &Utf8Path) -> Arc<Site> {
+        Arc::new(Site {
+            store: Arc::new(Store::open(&root.join("store")).unwrap()),
+            work: root.join("work"),
+            logs: root.join("logs"),
+            path: std::env::var("PATH").unwrap(),
+            gpu_environment: BTreeMap::new(),
+            host: String::new(),
+        })
+    }
+
+    #[tokio::test]
+    async fn stopped_before_it_is_started_it_fails_as_stopped_and_leaves_no_directory() {
+        let temp = tempfile::tempdir().unwrap();
+        let site = site(Utf8Path::from_path(temp.path()).unwrap());
+        for asked in [Stop::Ask, Stop::Kill] {
+            let (_sender, receiver) = watch::channel(asked);
+            let left = run(Arc::clone(&site), sleeper(), "s".to_owned(), receiver).await.unwrap();
+            let published = publish(&site, &sleeper(), left);
+            assert!(matches!(published, Err(Failure::Stopped)), "{published:?}");
+            assert!(!site.work.read_dir_utf8().unwrap().any(|_| true));
+        }
+    }
 }
