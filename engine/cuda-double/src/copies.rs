@@ -7,11 +7,12 @@ use crate::context::{Ptr, key};
 use crate::cuda::code;
 use crate::memory::{memory, opened};
 use crate::pinned::{self, Pinned};
-use crate::status::{ILLEGAL_ADDRESS, INVALID_VALUE, OUT_OF_MEMORY, failed, put};
+use crate::status::{ILLEGAL_ADDRESS, INVALID_VALUE, OUT_OF_MEMORY, failed, put, trace};
 use crate::stream::{self, Op};
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAlloc_v2(out: *mut usize, bytes: usize) -> u32 {
+    trace("allocate");
     if let Err(error) = stream::refuse_beside_captures() {
         return error;
     }
@@ -37,6 +38,7 @@ extern "C" fn cuMemFree_v2(start: usize) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemHostAlloc(out: *mut usize, bytes: usize, _flags: c_uint) -> u32 {
+    trace("allocate pinned");
     if let Err(error) = stream::refuse_beside_captures() {
         return error;
     }

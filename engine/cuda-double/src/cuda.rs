@@ -194,6 +194,7 @@ extern "C" fn cuLaunchHostFunc(
 
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamBeginCapture_v2(stream: Ptr, mode: u32) -> u32 {
+    trace("record");
     if stream.is_null() {
         return CAPTURE_UNSUPPORTED;
     }

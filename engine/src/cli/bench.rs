@@ -1,5 +1,7 @@
 //! `chariot-engine bench`: one trial on real workers becomes records and `trial.json`, measured.
 
+use std::ops::RangeInclusive;
+
 use chariot_engine::backend::BackendName;
 use chariot_engine::comm::{LinkClass, Links};
 use chariot_engine::engine::{Ending, Trial};
@@ -7,7 +9,7 @@ use chariot_engine::manifest::{Contents, Origin};
 use chariot_engine::model::KvSpec;
 use chariot_engine::model::sampler::Sampling;
 use chariot_engine::record::Recorder;
-use chariot_engine::runtime::{self, Prompt, RuntimeExecutor, Summary, Weights};
+use chariot_engine::runtime::{self, Bounds, Prompt, RuntimeExecutor, Summary, Weights};
 use chariot_engine::sched::Scheduler;
 use chariot_engine::sim::cluster::Provenance;
 use chariot_engine::sim::coefficient::Band;
@@ -15,7 +17,7 @@ use chariot_engine::sim::platform::{Emulation, Link, Platform, Runtime, Transpor
 use chariot_engine::timeline::Timeline;
 use chariot_engine::trial::BandChoice;
 use chariot_engine::units::SeqId;
-use chariot_engine::workload::prompt_tokens;
+use chariot_engine::workload::{Request, prompt_tokens};
 
 use super::choice::of_platform;
 use super::files::{Output, mistake, read_json, write_json};
@@ -130,14 +132,22 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
         };
         executor.insert(SeqId(number as u32), prompt);
     }
-    executor.warm_up(
-        scheduler.batch_tokens_max(),
-        scheduler.max_model_len,
-        scheduler.batch_cap,
-        scheduler.blocks,
-    )?;
+    executor.warm_up(&Bounds {
+        batch_tokens: scheduler.batch_tokens_fitting(),
+        sequences: scheduler.batch_cap,
+        max_model_len: scheduler.max_model_len,
+        decodes: decoded(&plan.requests),
+    })?;
     executor.start();
     Ok(executor)
+}
+
+/// Tokens of sequences that decode, from the first decode of the shortest to the last of the longest; `None`: none does.
+fn decoded(requests: &[Request]) -> Option<RangeInclusive<u32>> {
+    let decoding = || requests.iter().filter(|request| request.output_tokens > 1);
+    let shortest = decoding().map(|request| request.prompt_tokens + 1).min()?;
+    let longest = decoding().map(|request| request.prompt_tokens + request.output_tokens - 1).max()?;
+    Some(shortest..=longest)
 }
 
 /// Refuses GPUs that compute wrongly, of this host or of those that the ranks run on.

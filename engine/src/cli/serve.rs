@@ -9,6 +9,7 @@ use chariot_engine::backend::BackendName;
 use chariot_engine::bring_up;
 use chariot_engine::engine::Engine;
 use chariot_engine::model::ModelConfig;
+use chariot_engine::runtime::Bounds;
 use chariot_engine::sched::{ChunkSchedule, Compat, Policy, Scheduler, SchedulerConfig};
 use chariot_engine::serve::{Limits, ServedModel, serve};
 use chariot_engine::shape::ModelShape;
@@ -163,10 +164,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address)
         .map_err(|error| wrong(format_args!("--host, --port: listen on {address}: {error}")))?;
     let address = listener.local_addr()?;
-    let blocks = scheduler.config().blocks;
     let mut executor =
         launch(&args.model, backend, parallel, args.threads, cores, args.tcp, scheduler.config())?;
-    executor.warm_up(scheduler.config().batch_tokens_max(), max_model_len, args.batch_cap, blocks)?;
+    let (blocks, batch_tokens) = (scheduler.config().blocks, scheduler.config().batch_tokens_fitting());
+    executor.warm_up(&Bounds { batch_tokens, sequences: args.batch_cap, max_model_len, decodes: None })?;
     executor.start();
     let limits = Limits {
         queue: args.queue,

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::clock::monotonic_ns;
 use crate::model::KvSpec;
-use crate::runtime::{LaunchError, Loss, Plan, RuntimeExecutor};
+use crate::runtime::{Bounds, LaunchError, Loss, Plan, RuntimeExecutor};
 use crate::shape::ModelShape;
 use crate::shard::ShardError;
 use crate::sim::measured::Layout;
@@ -102,7 +102,12 @@ pub fn layout(
     plan.batch_tokens = tokens_max.max(SEQUENCES);
     progress("starting the ranks");
     let mut executor = RuntimeExecutor::launch(program, &plan)?;
-    executor.warm_up(tokens_max, design::longest(), SEQUENCES.min(tokens_max), BLOCKS)?;
+    executor.warm_up(&Bounds {
+        batch_tokens: tokens_max,
+        sequences: SEQUENCES.min(tokens_max),
+        max_model_len: design::longest(),
+        decodes: None,
+    })?;
     let vocabulary = shape.vocab_size;
     executor.start();
     let began = monotonic_ns();

@@ -19,7 +19,7 @@ use super::probe::Probed;
 use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
 use super::sequences::{After, Prompt, Sequences};
 use super::switchboard::Waker;
-use super::warm_up;
+use super::warm_up::{self, Bounds};
 use crate::backend::{BackendName, cuda};
 use crate::clock::monotonic_ns;
 use crate::comm::secret::Secret;
@@ -123,6 +123,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct RuntimeExecutor {
     workers: Workers,
+    backend: BackendName,
     parallel: Parallel,
     kv: KvSpec,
     limit: StepLimit,
@@ -192,6 +193,12 @@ impl RuntimeExecutor {
             health: Health::new(world, plan.on_host(), now),
             lookout: Lookout::new(plan.spare_cores() > 0),
             workers,
+            backend: match plan.backend {
+                BackendName::Cuda { graphs, flash } => {
+                    BackendName::Cuda { graphs: graphs && !plan.operations, flash }
+                }
+                BackendName::Cpu => BackendName::Cpu,
+            },
             parallel: plan.parallel,
             kv: plan.kv,
             limit: StepLimit::new(plan.step_by, plan.on_host()),
@@ -226,19 +233,11 @@ impl RuntimeExecutor {
         self
     }
 
-    /// Runs the largest batches there will be, so that the first real one finds all memory touched. No sequence of them is longer than
-    /// `max_model_len`.
-    pub fn warm_up(
-        &mut self,
-        batch_tokens: u32,
-        max_model_len: u32,
-        sequences: u32,
-        blocks: u32,
-    ) -> Result<(), Loss> {
-        let tokens = batch_tokens.min(max_model_len);
+    /// Runs the largest batches there will be, so that the first real one finds all memory there and touched; on GPUs also batches of the kinds that
+    /// are recorded.
+    pub fn warm_up(&mut self, bounds: &Bounds) -> Result<(), Loss> {
         assert!(self.sequences.all_unknown(), "made-up batches take the slots of sequences");
-        let steps = warm_up::steps(tokens, sequences, blocks, self.kv.block_size);
-        for step in steps {
+        for step in warm_up::steps(bounds, self.backend, self.kv) {
             let flight = self.dispatch(step)?;
             self.in_flight.push_back(flight);
             while !self.front_is_done() {

@@ -51,4 +51,5 @@ pub use sequences::Prompt;
 pub use speed::{check_ns, check_ns_max, slowed};
 pub use switchboard::Waker;
 pub use unfit::FETCH_AGAIN;
+pub use warm_up::Bounds;
 pub use worker::run as run_worker;

@@ -114,7 +114,8 @@ fn serve(setup: &Setup, secret: &Secret, driver: &Driver, reader: TcpStream) -> 
             let gpu = setup.seat.rank as usize % cuda::device_count()?;
             let patience = Duration::from_secs_f64(setup.gpu_patience_s);
             let timed = setup.operations;
-            let options = cuda::Options { graphs, flash, timed, patience, ..cuda::Options::FAST };
+            let under_way = setup.parallel.pp as usize;
+            let options = cuda::Options { graphs, flash, timed, patience, under_way, ..cuda::Options::FAST };
             let mut rank = Rank::load(Cuda::open(gpu, &cuda::kernel_folder(), options)?, setup, mesh)?;
             let worked = work(&mut rank, None, driver, &activity, &mut reader)
                 // The last step's tokens are known before all of its ranks are done with it, and who goes ends NCCL's groups for the others.

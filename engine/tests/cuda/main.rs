@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "a skipped test says so; distances are told")]
 
+mod bench;
 mod cache;
 mod cluster;
 mod devices;
@@ -20,6 +21,7 @@ mod selftest;
 mod steps;
 mod tensor_cores;
 mod trial;
+mod warm_up;
 
 use std::process::Command;
 

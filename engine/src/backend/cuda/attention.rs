@@ -123,12 +123,19 @@ impl Attention<'_> {
         wanted.min(run.keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX)
     }
 
+    /// Splits of all sequences of a run at most, whatever their keys: more of them never take fewer, so that room is made once, for the largest batch.
+    fn splits_max(&self, count: usize) -> usize {
+        let tiles = self.shape.kv_heads * self.group().div_ceil(HEADS);
+        ((2 * self.card.multiprocessors).div_ceil(tiles) + count).min(SPLITS_MAX * count)
+    }
+
     fn decode(&self, run: &Decodes, room: &mut Room) -> Result<(), CudaError> {
         let AttentionShape { query_heads, kv_heads, head_dim, scale } = *self.shape;
         let (card, batch, bytes) = (self.card, self.batch, self.card.value_bytes());
         let splits = self.splits(run);
         let parts = splits * DECODE_WARPS;
-        let partial = room.parts.room(card, 4 * run.count * query_heads * parts * (head_dim + 2))?;
+        let most = query_heads * self.splits_max(run.count) * DECODE_WARPS * (head_dim + 2);
+        let partial = room.parts.room(card, 4 * most)?;
         let queries = self.qkv.pointer() + (run.row * self.width() * bytes) as u64;
         let tables = batch.tables + 4 * (run.span * batch.table_width) as u64;
         card.launch(
@@ -172,8 +179,7 @@ impl Attention<'_> {
         let keys = room.keys.room(self.card, gathered)?;
         let values = room.values.room(self.card, gathered)?;
         self.gather(chunk, keys_all, keys, values)?;
-        let a_token = self.group() * keys_all * (4 + bytes);
-        let most = (TILE_BYTES / a_token).max(TILE_TOKENS_MIN).min(chunk.tokens);
+        let most = (self.tile_values() / keys_all).max(TILE_TOKENS_MIN).min(chunk.tokens);
         for kv_head in 0..kv_heads {
             let head = (kv_head * keys_all * head_dim * bytes) as u64;
             for first in (0..chunk.tokens).step_by(most) {
@@ -183,6 +189,11 @@ impl Attention<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Scores of a query head in a tile.
+    fn tile_values(&self) -> usize {
+        TILE_BYTES / (self.group() * (4 + self.card.value_bytes()))
     }
 
     fn gather(&self, chunk: &Chunk, keys_all: usize, keys: u64, values: u64) -> Result<(), CudaError> {
@@ -213,8 +224,10 @@ impl Attention<'_> {
         let context = chunk.context + first;
         let keys = context + tokens;
         debug_assert!(keys <= tile.keys_all, "a tile ends within its chunk");
-        let scores = room.scores.room(card, 4 * group * tokens * keys)?;
-        let shares = room.shares.room(card, bytes * group * tokens * keys)?;
+        // No less for a longer chunk or context.
+        let most = self.tile_values().max(TILE_TOKENS_MIN * tile.keys_all).min(chunk.tokens * tile.keys_all);
+        let scores = room.scores.room(card, 4 * group * most)?;
+        let shares = room.shares.room(card, bytes * group * most)?;
         let (row, head) = (chunk.row + first, kv_head * group * head_dim);
         let queries = self.qkv.pointer() + ((row * width + head) * bytes) as u64;
         let out = self.out.pointer() + ((row * query_heads * head_dim + head) * bytes) as u64;

@@ -41,6 +41,8 @@ pub struct Options {
     pub piece_bytes: usize,
     /// How long the GPU may take for what it has all it needs for.
     pub patience: Duration,
+    /// Steps that may be under way at once.
+    pub under_way: usize,
 }
 
 impl Options {
@@ -52,6 +54,7 @@ impl Options {
         graphs_max: 64,
         piece_bytes: 16 << 20,
         patience: PATIENCE,
+        under_way: 1,
     };
 }
 
@@ -75,9 +78,9 @@ pub struct Cuda {
 impl Cuda {
     /// Opens GPU `ordinal`; compiled kernels are kept in `kernels`.
     pub fn open(ordinal: usize, kernels: &Utf8Path, options: Options) -> Result<Self, CudaError> {
-        let Options { graphs, flash, timed, graphs_max, piece_bytes, patience } = options;
+        let Options { graphs, flash, timed, graphs_max, piece_bytes, patience, under_way } = options;
         Ok(Self {
-            card: Card::open(ordinal, kernels, Care { timed, piece_bytes, patience })?,
+            card: Card::open(ordinal, kernels, Care { timed, piece_bytes, patience, under_way })?,
             step: Upload::default(),
             rows: RefCell::default(),
             room: RefCell::default(),

@@ -110,8 +110,11 @@ impl Batch {
             .iter()
             .flat_map(|span| [span.first_row, span.tokens, span.context].map(|n| n as u32))
             .collect();
-        let tiles = tiles(&chunks);
-        let lists = [tokens, &positions, &seqs, &lengths, &tables, &described, &tiles];
+        let mut tiles_at = tiles(&chunks);
+        let tiles = tiles_at.len() / 2;
+        // As many as there may be of so many spans and rows: a batch's description is no longer than that of a larger one.
+        tiles_at.resize(2 * (rows / FLASH_TOKENS + spans.len()), 0);
+        let lists = [tokens, &positions, &seqs, &lengths, &tables, &described, &tiles_at];
         let first = upload.send(card, &lists)?;
         let address = |lists: &[&[u32]]| first + 4 * lists.iter().map(|list| list.len() as u64).sum::<u64>();
         if let Some(kind) = kind {
@@ -130,7 +133,7 @@ impl Batch {
             tables: address(&lists[..4]),
             spans_at: address(&lists[..5]),
             tiles_at: address(&lists[..6]),
-            tiles: tiles.len() / 2,
+            tiles,
         })
     }
 }

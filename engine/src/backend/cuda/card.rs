@@ -47,6 +47,8 @@ pub(super) struct Care {
     pub(super) piece_bytes: usize,
     /// How long it may take for what it has all it needs for.
     pub(super) patience: Duration,
+    /// Steps that may be under way at once.
+    pub(super) under_way: usize,
 }
 
 /// A GPU and what is loaded on it. One thread uses it.

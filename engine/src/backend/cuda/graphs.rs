@@ -5,7 +5,7 @@
 //! allocated later ends all recordings, since addresses in them may be gone. Recordings take memory of the GPU, so that only so many are kept:
 //! the kind that was not seen for longest is forgotten, and begins anew when it comes again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -32,6 +32,13 @@ pub(super) fn kind(rows: usize, table_width: usize, keys_max: usize) -> Option<K
         table_width: table_width.next_power_of_two(),
         keys_max: keys_max.next_power_of_two(),
     })
+}
+
+/// Sizes of batches of at most so many decodes, one of each kind's rows, the largest first.
+pub fn recorded_sizes(sequences: u32) -> Vec<u32> {
+    let rows: BTreeSet<usize> =
+        (1..=sequences as usize).filter_map(|size| kind(size, 1, 1)).map(|kind| kind.rows).collect();
+    rows.into_iter().rev().map(|rows| sequences.min(rows as u32)).collect()
 }
 
 /// A kind of batches.
@@ -153,6 +160,9 @@ mod tests {
         let rows = |rows: usize| kind(rows, 1, 1).map(|kind| kind.rows);
         assert_eq!([1, 2, 3, 5, 8, 9, 30, 33].map(rows), [1, 2, 4, 8, 8, 16, 32, 40].map(Some));
         assert_eq!([rows(512), rows(513)], [Some(512), None]);
+        assert_eq!(recorded_sizes(1), [1]);
+        assert_eq!(recorded_sizes(21), [21, 16, 8, 4, 2, 1]);
+        assert_eq!(recorded_sizes(600)[..2], [512, 504]);
         let kind = kind(1, 5, 300).unwrap();
         assert_eq!((kind.table_width, kind.keys_max), (8, 512));
     }

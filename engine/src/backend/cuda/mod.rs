@@ -36,6 +36,7 @@ mod wheels;
 pub use backend::{Cuda, Options};
 pub use compile::kernel_folder;
 pub use error::CudaError;
+pub use graphs::recorded_sizes;
 pub use hardware::hardware;
 pub use library::{check, device_count};
 pub use nvml::NoNvml;

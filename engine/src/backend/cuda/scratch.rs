@@ -40,8 +40,10 @@ pub(super) fn grow(
 /// Numbers that the host tells the device once a step, by way of pinned memory.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
-    /// Pinned memory, in the order of its use, and the point at which the device has read it: as many as there are steps under way.
-    pinned: VecDeque<(Pinned, CudaEvent)>,
+    /// Pinned memory that the device is past.
+    free: Vec<Pinned>,
+    /// Pinned memory of steps under way, in the order of its use, and the point at which the device has read it.
+    sent: VecDeque<(Pinned, CudaEvent)>,
     buffer: Option<Buffer>,
 }
 
@@ -61,19 +63,26 @@ impl Upload {
         }
         pinned.send(&card.stream, buffer, 0, bytes)?;
         let read = card.stream.record_event(None).map_err(driver("tell the GPU of a step"))?;
-        self.pinned.push_back((pinned, read));
+        self.sent.push_back((pinned, read));
         Ok(to)
     }
 
-    /// Pinned memory that the device is past.
+    /// Pinned memory that the device is past. Where there is none that is large enough, it is made for all steps that may be under way, and for one
+    /// that a rank without tokens has not heard the end of, so that none is made later, when they are.
     fn pinned(&mut self, card: &Card, bytes: usize) -> Result<Pinned, CudaError> {
-        if let Some((_, read)) = self.pinned.front()
+        while let Some((_, read)) = self.sent.front()
             && has_come(read, "tell the GPU of a step")?
-            && let Some((pinned, _)) = self.pinned.pop_front()
-            && pinned.bytes() >= bytes
         {
+            self.free.extend(self.sent.pop_front().map(|(pinned, _)| pinned));
+        }
+        self.free.retain(|pinned| pinned.bytes() >= bytes);
+        if let Some(pinned) = self.free.pop() {
             return Ok(pinned);
         }
-        card.pinned(bytes.next_power_of_two())
+        let bytes = bytes.next_power_of_two();
+        for _ in self.sent.len()..card.care.under_way {
+            self.free.push(card.pinned(bytes)?);
+        }
+        card.pinned(bytes)
     }
 }
