@@ -134,7 +134,7 @@ fn launch(plan: &Plan, args: &TrialArgs) -> anyhow::Result<RuntimeExecutor> {
     }
     executor.warm_up(&Bounds {
         batch_tokens: scheduler.batch_tokens_fitting(),
-        sequences: scheduler.batch_cap,
+        sequences: scheduler.batch_cap.min(plan.requests.len() as u32),
         max_model_len: scheduler.max_model_len,
         decodes: decoded(&plan.requests),
     })?;

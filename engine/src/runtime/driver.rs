@@ -16,8 +16,9 @@ use super::lookout::Lookout;
 use super::loss::{Heard, Loss};
 use super::places::Places;
 use super::probe::Probed;
-use super::protocol::{Farewell, Order, Output, Part, Report, Seat, Setup, Step, Weights, frame};
+use super::protocol::{Farewell, Order, Output, Report, Seat, Setup, Weights, frame, frame_step};
 use super::sequences::{After, Prompt, Sequences};
+use super::step::{Head, Step};
 use super::switchboard::Waker;
 use super::warm_up::{self, Bounds};
 use crate::backend::{BackendName, cuda};
@@ -372,7 +373,7 @@ impl RuntimeExecutor {
         step.sent_ns = submitted_ns;
         let size = Size::of(&step.parts);
         let present_ns = self.health.present_ns(submitted_ns);
-        self.ask(&Order::Step(step))?;
+        self.ask_of(Order::Step, &step)?;
         Ok(Flight {
             batch,
             submitted_ns,
@@ -387,7 +388,16 @@ impl RuntimeExecutor {
 
     /// Sends an order to all ranks.
     fn ask(&mut self, order: &Order) -> Result<(), Loss> {
-        self.workers.send(&frame(order))?;
+        self.send(&frame(order))
+    }
+
+    /// Sends an order about a step.
+    fn ask_of(&mut self, order: fn(Head) -> Order, step: &Step) -> Result<(), Loss> {
+        self.send(&frame_step(order, step))
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), Loss> {
+        self.workers.send(frame)?;
         self.health.progressed(monotonic_ns());
         Ok(())
     }
@@ -513,14 +523,12 @@ impl Executor for RuntimeExecutor {
         for seq in &batch.preempted {
             self.sequences.preempted(seq.0);
         }
-        let mut tokens = Vec::new();
-        let part = |chunk: &Chunk| -> Part {
+        let mut step = Step { batch: batch.id.0, logits: self.logits.is_some(), ..Step::default() };
+        for chunk in &batch.chunks {
             let table = scheduler.block_table(chunk.seq).expect("a scheduled sequence holds blocks");
-            self.sequences.part(chunk, table, self.kv.block_size, &mut tokens)
-        };
-        let parts = batch.chunks.iter().map(part).collect();
-        let logits = self.logits.is_some();
-        let mut flight = self.dispatch(Step { batch: batch.id.0, sent_ns: 0, parts, tokens, logits })?;
+            self.sequences.add(chunk, table, self.kv.block_size, &mut step);
+        }
+        let mut flight = self.dispatch(step)?;
         let emits = |chunk: &&Chunk| chunk.emits_token;
         flight.sampled.extend(batch.chunks.iter().filter(emits).map(|chunk| chunk.seq.0));
         self.in_flight.push_back(flight);

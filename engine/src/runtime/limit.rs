@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::protocol::Part;
+use super::step::Part;
 
 /// A batch may take so many times as long as the longest one before it ...
 const MULTIPLE: f64 = 8.0;
@@ -81,7 +81,7 @@ mod tests {
             context,
             tokens,
             blocks_kept: 0,
-            blocks_new: Vec::new(),
+            blocks_new: 0,
             sample: None,
         };
         Size::of(&parts.iter().map(part).collect::<Vec<_>>())

@@ -36,6 +36,7 @@ mod protocol;
 mod rank;
 mod sequences;
 mod speed;
+mod step;
 mod switchboard;
 mod unfit;
 mod warm_up;

@@ -2,7 +2,7 @@
 
 use super::driver::RuntimeExecutor;
 use super::loss::Loss;
-use super::protocol::{Part, Step};
+use super::step::{Part, Step};
 use crate::executor::StageStay;
 use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, LayerTimes};
@@ -82,28 +82,24 @@ pub fn probe_blocks(parts: &[ProbePart], block_size: u32) -> u32 {
 }
 
 fn step(number: u32, parts: &[ProbePart], plan: &ProbePlan, kv: KvSpec) -> Step {
-    let mut block = plan.first_block + number * probe_blocks(parts, kv.block_size);
-    let mut part = |(index, probe): (usize, &ProbePart)| {
-        let needed = (probe.context + probe.tokens).div_ceil(kv.block_size);
-        let blocks_new = (block..block + needed).map(|block| block % kv.blocks).collect();
-        block += needed;
-        Part {
-            slot: index as u32,
-            context: probe.context,
-            tokens: probe.tokens,
-            blocks_kept: 0,
-            blocks_new,
-            sample: probe.samples.then_some((Sampling::greedy(), 0)),
-        }
+    let blocks = probe_blocks(parts, kv.block_size);
+    let first = plan.first_block + number * blocks;
+    let part = |(index, probe): (usize, &ProbePart)| Part {
+        slot: index as u32,
+        context: probe.context,
+        tokens: probe.tokens,
+        blocks_kept: 0,
+        blocks_new: (probe.context + probe.tokens).div_ceil(kv.block_size),
+        sample: probe.samples.then_some((Sampling::greedy(), 0)),
     };
     let tokens: u32 = parts.iter().map(|part| part.tokens).sum();
     let id = |token: u32| (number * tokens + token).wrapping_mul(TOKEN_STRIDE) % plan.vocabulary;
     Step {
         batch: FIRST_BATCH + number,
-        sent_ns: 0,
-        parts: parts.iter().enumerate().map(&mut part).collect(),
+        parts: parts.iter().enumerate().map(part).collect(),
         tokens: (0..tokens).map(id).collect(),
-        logits: false,
+        blocks: (first..first + blocks).map(|block| block % kv.blocks).collect(),
+        ..Step::default()
     }
 }
 
@@ -118,10 +114,10 @@ mod tests {
         let plan = ProbePlan { first_block: 2, vocabulary: 50, times: 2, depth: 1 };
         let kv = KvSpec { blocks: 8, block_size: 16 };
         let next = step(1, &parts, &plan, kv);
-        assert_eq!(next.parts[0].blocks_new, [1, 2], "it goes on where the first run ended");
+        assert_eq!(next.blocks[..2], [1, 2], "it goes on where the first run ended");
         let step = step(0, &parts, &plan, kv);
-        let blocks: Vec<_> = step.parts.iter().map(|part| part.blocks_new.clone()).collect();
-        assert_eq!(blocks, [vec![2, 3], vec![4, 5], vec![6, 7, 0]]);
+        let blocks: Vec<_> = step.parts_and_blocks().map(|(_, blocks)| blocks).collect();
+        assert_eq!(blocks, [&[2, 3][..], &[4, 5], &[6, 7, 0]]);
         assert_eq!((step.batch, step.tokens.len()), (FIRST_BATCH, 34));
         assert!(step.tokens.iter().all(|token| *token < 50));
     }

@@ -7,10 +7,10 @@ use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::step::{Head, Step};
 use crate::backend::BackendName;
 use crate::comm::{Doing, Links, Seen};
 use crate::executor::Operation;
-use crate::model::sampler::Sampling;
 use crate::model::{KvSpec, LayerTimes, ModelConfig};
 use crate::selftest::Check;
 use crate::shard::{Dtype, Parallel};
@@ -94,14 +94,15 @@ pub(super) enum Order {
     Clock,
     /// All have connected: where each rank's peers reach it, in order of ranks. Empty with shared memory.
     Join(Vec<SocketAddr>),
-    /// Run a batch.
-    Step(Step),
+    /// Run a batch, whose lists follow.
+    Step(Head),
     /// Exchange made-up values with some ranks, often, and tell how long it takes.
     Exchange(Exchange),
     /// Exchange values with all ranks, and tell how far what comes is from what they are known to send. The type is that of the weights.
     CheckExchanges(Dtype),
-    /// Time products and attention of layers on a batch, which was the last step, too: the first rank of the last stage. The others do nothing.
-    Layers(Step),
+    /// Time products and attention of layers on a batch, which was the last step, too, and whose lists follow: the first rank of the last stage.
+    /// The others do nothing.
+    Layers(Head),
     /// Tell how fast the core was.
     Speed,
     /// Tell what is free in the backend's own memory.
@@ -114,7 +115,7 @@ impl Order {
     /// What a rank does that carries it out.
     pub(super) fn doing(&self) -> Doing {
         match self {
-            Self::Step(step) => Doing::Computing { batch: step.batch },
+            Self::Step(head) => Doing::Computing { batch: head.batch },
             _ => Doing::Answering,
         }
     }
@@ -144,37 +145,6 @@ pub struct Exchange {
     pub in_a_row: u32,
     /// How often such a row is timed.
     pub times: u32,
-}
-
-/// One batch, the same message to every rank.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Step {
-    pub(super) batch: u32,
-    /// CLOCK_MONOTONIC when it was sent.
-    pub(super) sent_ns: u64,
-    /// One a sequence.
-    pub(super) parts: Vec<Part>,
-    /// Token ids of all parts, in order.
-    pub(super) tokens: Vec<u32>,
-    /// Send the logits that were sampled from, too.
-    pub(super) logits: bool,
-}
-
-/// A chunk, with what a worker must know of its sequence.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Part {
-    /// Of the sequence among those that are live: which block table is meant.
-    pub(super) slot: u32,
-    /// Tokens in the KV cache before it.
-    pub(super) context: u32,
-    /// Its tokens.
-    pub(super) tokens: u32,
-    /// Entries of the block table that the worker has; 0 for a new table.
-    pub(super) blocks_kept: u32,
-    /// Entries after those.
-    pub(super) blocks_new: Vec<u32>,
-    /// Draw a token after it: how, and as which output token of the sequence, from 0.
-    pub(super) sample: Option<(Sampling, u32)>,
 }
 
 /// Worker to driver.
@@ -287,17 +257,44 @@ pub(super) fn frame_into(message: &impl Serialize, bytes: &mut Vec<u8>) {
     own.clear();
     own.extend([0; 4]);
     *bytes = postcard::to_extend(message, own).expect("a message is plain data in memory");
+    seal(bytes);
+}
+
+/// The bytes of an order and of the lists of its step.
+pub(super) fn frame_step(order: fn(Head) -> Order, step: &Step) -> Vec<u8> {
+    let mut bytes = frame(&order(step.head()));
+    step.write_lists(&mut bytes);
+    seal(&mut bytes);
+    bytes
+}
+
+/// Writes its length before a message.
+fn seal(bytes: &mut [u8]) {
     let length = u32::try_from(bytes.len() - 4).expect("a message is shorter than 4 GiB");
     bytes[..4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Reads one message into `buffer`, which is kept from call to call.
 pub(super) fn read_frame<T: DeserializeOwned>(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<T> {
+    fill(source, buffer)?;
+    parse(buffer)
+}
+
+/// Reads one order into `buffer`, which is kept from call to call; the order, and the bytes of its lists.
+pub(super) fn read_order<'b>(
+    source: &mut impl Read,
+    buffer: &'b mut Vec<u8>,
+) -> io::Result<(Order, &'b [u8])> {
+    fill(source, buffer)?;
+    postcard::take_from_bytes(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Reads a message without its length.
+fn fill(source: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut length = [0; 4];
     source.read_exact(&mut length)?;
     buffer.resize(checked(length)?, 0);
-    source.read_exact(buffer)?;
-    parse(buffer)
+    source.read_exact(buffer)
 }
 
 /// The first message of `bytes`, and what follows it; `None`: it is not whole yet.

@@ -6,7 +6,8 @@ use camino::Utf8Path;
 
 use super::exchange::Exchanges;
 use super::meeting::Groups;
-use super::protocol::{Exchange, Farewell, Output, Part, Report, Setup, Step, Weights};
+use super::protocol::{Exchange, Farewell, Output, Report, Setup, Weights};
+use super::step::{Part, Step};
 use super::unfit::or_unfit;
 use crate::backend::draw::{Draw, draw};
 use crate::backend::{Backend, Span, Stayed};
@@ -138,9 +139,7 @@ impl<B: Backend> Rank<B> {
         say: impl FnMut(&Report) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         self.mesh.begin_step(step.sent_ns);
-        for part in &step.parts {
-            self.update_table(part);
-        }
+        self.update_tables(step);
         let mut stay = self.layers(step)?;
         let output = match &mut self.groups.next {
             Some(next) => {
@@ -240,9 +239,7 @@ impl<B: Backend> Rank<B> {
         if self.groups.tp_rank > 0 || self.groups.next.is_some() {
             return Ok(None);
         }
-        for part in &step.parts {
-            self.update_table(part);
-        }
+        self.update_tables(step);
         let Self { backend, stage, tables, hidden, .. } = self;
         let mut spans = Vec::new();
         spans_of(&step.parts, tables, &mut spans);
@@ -255,16 +252,22 @@ impl<B: Backend> Rank<B> {
         Ok(Some(times))
     }
 
-    fn update_table(&mut self, part: &Part) {
-        let slot = part.slot as usize;
-        if self.tables.len() <= slot {
-            let blocks_max = self.blocks_max;
-            self.tables.resize_with(slot + 1, || Vec::with_capacity(blocks_max));
+    fn update_tables(&mut self, step: &Step) {
+        for (part, blocks) in step.parts_and_blocks() {
+            let slot = part.slot as usize;
+            if self.tables.len() <= slot {
+                let blocks_max = self.blocks_max;
+                self.tables.resize_with(slot + 1, || Vec::with_capacity(blocks_max));
+            }
+            let table = &mut self.tables[slot];
+            table.truncate(part.blocks_kept as usize);
+            assert_eq!(
+                table.len(),
+                part.blocks_kept as usize,
+                "the driver keeps count of the blocks it told"
+            );
+            table.extend(blocks);
         }
-        let table = &mut self.tables[slot];
-        table.truncate(part.blocks_kept as usize);
-        assert_eq!(table.len(), part.blocks_kept as usize, "the driver keeps count of the blocks it told");
-        table.extend(&part.blocks_new);
     }
 }
 

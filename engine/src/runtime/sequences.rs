@@ -1,6 +1,6 @@
 //! The tokens of every sequence, and which of its blocks the workers know. Turns the scheduler's chunks into what workers need.
 
-use super::protocol::Part;
+use super::step::{Part, Step};
 use crate::model::sampler::Sampling;
 use crate::sched::batch::Chunk;
 use crate::units::BlockId;
@@ -88,29 +88,24 @@ impl Sequences {
         }
     }
 
-    /// What the workers need to run `chunk`, whose sequence has the blocks of `table`; its token ids go to `tokens`.
-    pub(super) fn part(
-        &mut self,
-        chunk: &Chunk,
-        table: &[BlockId],
-        block_size: u32,
-        tokens: &mut Vec<u32>,
-    ) -> Part {
+    /// Adds to a step what the workers need to run `chunk`, whose sequence has the blocks of `table`.
+    pub(super) fn add(&mut self, chunk: &Chunk, table: &[BlockId], block_size: u32, step: &mut Step) {
         let (slot, sequence) = self.live(chunk.seq.0).expect("a scheduled sequence was inserted and is live");
         let (first, last) = (chunk.context as usize, (chunk.context + chunk.tokens) as usize);
-        tokens.extend(&sequence.tokens[first..last]);
+        step.tokens.extend(&sequence.tokens[first..last]);
         let kept = sequence.blocks_known;
         let needed = (chunk.context + chunk.tokens).div_ceil(block_size).max(kept);
         sequence.blocks_known = needed;
         let output = (sequence.tokens.len() - sequence.prompt_len) as u32;
-        Part {
+        step.blocks.extend(table[kept as usize..needed as usize].iter().map(|block| block.0));
+        step.parts.push(Part {
             slot,
             context: chunk.context,
             tokens: chunk.tokens,
             blocks_kept: kept,
-            blocks_new: table[kept as usize..needed as usize].iter().map(|block| block.0).collect(),
+            blocks_new: needed - kept,
             sample: chunk.emits_token.then_some((sequence.prompt.sampling, output)),
-        }
+        });
     }
 
     /// Nobody wants a sequence any more, and it is in no batch under way. It may have finished.

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::protocol::{Part, Step};
+use super::step::{Part, Step};
 use crate::backend::{BackendName, cuda};
 use crate::model::KvSpec;
 use crate::model::sampler::Sampling;
@@ -100,16 +100,15 @@ fn lengths(shortest: u32, longest: u32) -> Vec<u32> {
 
 /// A batch of as many sequences; their blocks follow each other, round and round the cache, so that no two write to the same one if they suffice.
 fn step(batch: u32, chunks: &[Chunk], kv: KvSpec) -> Step {
-    let blocks = kv.blocks.max(1);
-    let part = |(slot, chunk): (u32, &Chunk)| {
-        let needed = (chunk.context + chunk.tokens).div_ceil(kv.block_size);
-        let blocks_new = (slot..slot + needed).map(|block| block % blocks).collect();
+    let mut step = Step { batch, ..Step::default() };
+    for (slot, Chunk { context, tokens }) in (0..).zip(chunks.iter().copied()) {
+        let blocks_new = (context + tokens).div_ceil(kv.block_size);
         let sample = Some((Sampling::greedy(), 0));
-        Part { slot, context: chunk.context, tokens: chunk.tokens, blocks_kept: 0, blocks_new, sample }
-    };
-    let parts: Vec<Part> = (0..).zip(chunks).map(part).collect();
-    let tokens: u32 = chunks.iter().map(|chunk| chunk.tokens).sum();
-    Step { batch, sent_ns: 0, parts, tokens: vec![0; tokens as usize], logits: false }
+        step.parts.push(Part { slot, context, tokens, blocks_kept: 0, blocks_new, sample });
+        step.tokens.resize(step.tokens.len() + tokens as usize, 0);
+        step.blocks.extend((slot..slot + blocks_new).map(|block| block % kv.blocks.max(1)));
+    }
+    step
 }
 
 #[cfg(test)]
@@ -136,9 +135,9 @@ mod tests {
                 for step in steps(&bounds(tokens, sequences, Some(5..=290)), backend, kv) {
                     let total: u32 = step.parts.iter().map(|part| part.tokens).sum();
                     assert_eq!(total as usize, step.tokens.len());
-                    for part in &step.parts {
-                        assert!(part.blocks_new.iter().all(|block| *block < blocks), "{part:?}");
-                        assert!(part.blocks_new.len() as u32 * 16 >= part.context + part.tokens, "{part:?}");
+                    for (part, own) in step.parts_and_blocks() {
+                        assert!(own.iter().all(|block| *block < blocks), "{part:?}");
+                        assert!(own.len() as u32 * 16 >= part.context + part.tokens, "{part:?}");
                     }
                 }
             }

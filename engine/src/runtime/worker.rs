@@ -11,9 +11,10 @@ use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::gettid;
 
 use super::launch::OF_PEER;
-use super::protocol::{Beat, Fault, Order, Report, Setup, frame_into, read_frame};
+use super::protocol::{Beat, Fault, Order, Report, Setup, frame_into, read_frame, read_order};
 use super::rank::Rank;
 use super::speed::Speed;
+use super::step::Step;
 use super::unfit::Unfit;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
@@ -137,7 +138,7 @@ fn work<B: Backend>(
     activity: &Activity,
     reader: &mut BufReader<TcpStream>,
 ) -> anyhow::Result<()> {
-    let mut buffer = Vec::new();
+    let (mut buffer, mut step) = (Vec::new(), Step::default());
     say(driver, &Report::Ready { weight_bytes: rank.weight_bytes(), kv_bytes: rank.kv_bytes() })?;
     loop {
         speed.iter_mut().for_each(Speed::check_if_due);
@@ -145,12 +146,13 @@ fn work<B: Backend>(
             look_out(reader.get_ref());
         }
         activity.begin(Doing::Idle);
-        let order: Order = read_frame(reader, &mut buffer).context("wait for an order")?;
+        let (order, lists) = read_order(reader, &mut buffer).context("wait for an order")?;
         activity.begin(order.doing());
         match order {
-            Order::Step(step) => {
+            Order::Step(head) => {
                 #[cfg(debug_assertions)]
                 super::hang::step();
+                step.read(head, lists).context("read a step")?;
                 rank.step(&step, |report| say(driver, report))?;
             }
             Order::Exchange(exchange) => {
@@ -161,7 +163,8 @@ fn work<B: Backend>(
             Order::CheckExchanges(dtype) => {
                 say(driver, &Report::Checked { checks: rank.check_exchanges(dtype)? })?;
             }
-            Order::Layers(step) => {
+            Order::Layers(head) => {
+                step.read(head, lists).context("read a step")?;
                 if let Some(times) = rank.time_layers(&step)? {
                     say(driver, &Report::Layers { times })?;
                 }

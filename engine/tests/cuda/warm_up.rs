@@ -11,13 +11,13 @@ const WIDE: &str = "name: wide\nfamily: falcon\nhidden_size: 128\nlayers: 2\nque
 /// Calls of the double that are counted.
 const COUNTED: [&str; 3] = ["allocate", "allocate pinned", "record"];
 
-fn config(requests: u32) -> String {
+fn config(qps: u32) -> String {
     json!({
         "format": 1,
         "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 5},
         "workload": {
-            "requests": requests,
-            "arrivals": {"kind": "static", "qps": 1000},
+            "requests": 7,
+            "arrivals": {"kind": "static", "qps": qps},
             "lengths": {"kind": "fixed", "prompt": 50, "output": 30},
         },
         "max_model_len": 96, "block_size": 16, "gpu_memory_utilization": 0.85, "time_limit_s": 600.0,
@@ -26,9 +26,9 @@ fn config(requests: u32) -> String {
     .to_string()
 }
 
-/// How often a trial of so many requests allocates and records, its start and warm-up included, on all of its ranks.
-fn asked(bench: &Bench, requests: u32) -> [(&'static str, u32); 3] {
-    bench.write("config.json", &config(requests));
+/// How often a trial at such a rate allocates and records, its start and warm-up included, on all of its ranks.
+fn asked(bench: &Bench, qps: u32) -> [(&'static str, u32); 3] {
+    bench.write("config.json", &config(qps));
     let folder = tempfile::tempdir().unwrap();
     let line = "bench --cluster cluster.json --weights weights.json --config config.json --out trial";
     let mut command = bench.double.command(&line.split_whitespace().collect::<Vec<_>>());
@@ -44,14 +44,14 @@ fn asked(bench: &Bench, requests: u32) -> [(&'static str, u32); 3] {
     counts
 }
 
-/// A trial of one request asks for as much as one of many, whose batches are of all sizes.
+/// A trial whose requests come one after the other asks for as much as one in which they come at once, and batches are of all sizes.
 fn asks_for_nothing_later(bench: &Bench, model: &str, more: &str) {
     bench.succeeds(&format!("shard --cluster cluster.json --model {model}.yaml --out weights.json {more}"));
     // The first one on a machine tests its GPUs, too.
-    asked(bench, 1);
-    let (one, many) = (asked(bench, 1), asked(bench, 9));
-    assert_eq!(one, many, "{model} {more}");
-    assert!(one.iter().all(|(_, count)| *count > 0), "{one:?}");
+    asked(bench, 1000);
+    let (apart, at_once) = (asked(bench, 1), asked(bench, 1000));
+    assert_eq!(apart, at_once, "{model} {more}");
+    assert!(apart.iter().all(|(_, count)| *count > 0), "{apart:?}");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::{RuntimeExecutor, TICK};
 use crate::clock::monotonic_ns;
 use crate::model::LayerTimes;
 use crate::runtime::loss::{Heard, Loss};
-use crate::runtime::protocol::{Exchange, ExchangeKind, Order, Report, Step};
+use crate::runtime::protocol::{Exchange, ExchangeKind, Order, Report};
+use crate::runtime::step::Step;
 use crate::selftest::Check;
 use crate::shard::Dtype;
 
@@ -45,7 +46,7 @@ impl RuntimeExecutor {
 
     /// Nanoseconds of products and attention of layers, one after the other, on a batch that was the last step.
     pub(in super::super) fn order_layers(&mut self, step: Step) -> Result<Vec<LayerTimes>, Loss> {
-        self.ask(&Order::Layers(step))?;
+        self.ask_of(Order::Layers, &step)?;
         loop {
             if let Some((_, Report::Layers { times })) = self.hear_answer()? {
                 return Ok(times);
