@@ -64,14 +64,19 @@ fn on_host(bounds: &Bounds, kv: KvSpec) -> Vec<Vec<Chunk>> {
     vec![vec![Chunk { context: 0, tokens }], vec![Chunk::decode(1); bounds.sequences.max(1) as usize]]
 }
 
-/// The largest batches, at the end of the longest sequences: memory that a GPU is asked for later stops it, and ends all recordings. Then, where
-/// lengths are known, batches of all kinds that are recorded, as many as are kept, the longest and largest first.
+/// The largest batches, one of whose sequences is the longest: memory that a GPU is asked for later stops it, and ends all recordings. Then, where
+/// lengths are known, batches of all kinds that are recorded, as many as are kept, the longest and largest first. What a batch takes depends on
+/// its longest sequence alone; if all were as long, there might be no room for them, nor time.
 fn on_gpus(bounds: &Bounds, graphs: bool, kv: KvSpec) -> Vec<Vec<Chunk>> {
     let longest = bounds.decodes.as_ref().map_or(bounds.max_model_len, |lengths| *lengths.end());
     let longest = fitting(longest, kv);
     let mut mixed = prompts(bounds.batch_tokens.max(1), longest);
-    mixed.resize((bounds.sequences as usize).max(mixed.len()), Chunk::decode(longest));
-    let decodes = |sequences: u32, length: u32| vec![Chunk::decode(length); sequences.max(1) as usize];
+    mixed.resize((bounds.sequences as usize).max(mixed.len()), Chunk::decode(1));
+    let decodes = |sequences: u32, length: u32| {
+        let mut batch = vec![Chunk::decode(1); sequences.max(1) as usize];
+        batch[0] = Chunk::decode(length);
+        batch
+    };
     let mut batches = twice(vec![mixed, decodes(bounds.sequences, longest)]);
     if let Some(shortest) = bounds.decodes.as_ref().map(|lengths| *lengths.start()).filter(|_| graphs) {
         let sizes = cuda::recorded_sizes(bounds.sequences);

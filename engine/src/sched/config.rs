@@ -175,7 +175,8 @@ fn at_least_one(field: &'static str, value: u32) -> Result<(), ConfigError> {
 }
 
 impl SchedulerConfig {
-    /// Tokens of the largest batch there can be, decodes of other sequences aside.
+    /// Tokens of the largest batch that is planned for, decodes of other sequences aside. `orca` and `faster_transformer` take as many whole prompts
+    /// at once as wait and fit in the cache, of which one, the longest, is counted: all of them would leave no room for a cache.
     pub fn batch_tokens_max(&self) -> u32 {
         match self.policy {
             Policy::Sarathi { chunk: ChunkSchedule::Fixed(chunk) } | Policy::SimpleChunking { chunk } => {

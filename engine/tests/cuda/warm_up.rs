@@ -1,6 +1,6 @@
 //! What a trial asks the GPU for after its warm-up, by what the double is asked for: nothing that takes memory, and nothing that is recorded.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, PLATFORM};
 
@@ -11,10 +11,10 @@ const WIDE: &str = "name: wide\nfamily: falcon\nhidden_size: 128\nlayers: 2\nque
 /// Calls of the double that are counted.
 const COUNTED: [&str; 3] = ["allocate", "allocate pinned", "record"];
 
-fn config(qps: u32) -> String {
+fn config(scheduler: &Value, qps: u32) -> String {
     json!({
         "format": 1,
-        "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 5},
+        "scheduler": scheduler,
         "workload": {
             "requests": 7,
             "arrivals": {"kind": "static", "qps": qps},
@@ -27,8 +27,8 @@ fn config(qps: u32) -> String {
 }
 
 /// How often a trial at such a rate allocates and records, its start and warm-up included, on all of its ranks.
-fn asked(bench: &Bench, qps: u32) -> [(&'static str, u32); 3] {
-    bench.write("config.json", &config(qps));
+fn asked(bench: &Bench, scheduler: &Value, qps: u32) -> [(&'static str, u32); 3] {
+    bench.write("config.json", &config(scheduler, qps));
     let folder = tempfile::tempdir().unwrap();
     let line = "bench --cluster cluster.json --weights weights.json --config config.json --out trial";
     let mut command = bench.double.command(&line.split_whitespace().collect::<Vec<_>>());
@@ -45,11 +45,11 @@ fn asked(bench: &Bench, qps: u32) -> [(&'static str, u32); 3] {
 }
 
 /// A trial whose requests come one after the other asks for as much as one in which they come at once, and batches are of all sizes.
-fn asks_for_nothing_later(bench: &Bench, model: &str, more: &str) {
+fn asks_for_nothing_later(bench: &Bench, model: &str, more: &str, scheduler: &Value) {
     bench.succeeds(&format!("shard --cluster cluster.json --model {model}.yaml --out weights.json {more}"));
     // The first one on a machine tests its GPUs, too.
-    asked(bench, 1000);
-    let (apart, at_once) = (asked(bench, 1), asked(bench, 1000));
+    asked(bench, scheduler, 1000);
+    let (apart, at_once) = (asked(bench, scheduler, 1), asked(bench, scheduler, 1000));
     assert_eq!(apart, at_once, "{model} {more}");
     assert!(apart.iter().all(|(_, count)| *count > 0), "{apart:?}");
 }
@@ -60,6 +60,8 @@ fn a_trial_takes_no_memory_and_records_nothing_after_its_warm_up() {
     bench.write("wide.yaml", WIDE);
     bench.write("gpus.yaml", &PLATFORM.replace("nodes: 2", "nodes: 1"));
     bench.succeeds("cluster --platform gpus.yaml --on cuda --out cluster.json");
-    asks_for_nothing_later(&bench, "small", "--tp 1 --pp 2 --dtype f32");
-    asks_for_nothing_later(&bench, "wide", "--tp 2 --pp 1 --dtype bf16");
+    let chunks = json!({"policy": "sarathi", "chunk": 24, "batch_cap": 5});
+    asks_for_nothing_later(&bench, "small", "--tp 1 --pp 2 --dtype f32", &chunks);
+    let whole_prompts = json!({"policy": "vllm", "max_batched_tokens": 150, "batch_cap": 5});
+    asks_for_nothing_later(&bench, "wide", "--tp 2 --pp 1 --dtype bf16", &whole_prompts);
 }

@@ -116,25 +116,18 @@ impl Attention<'_> {
         self.shape.query_heads / self.shape.kv_heads
     }
 
-    /// How many blocks share a sequence: enough to fill the card twice, if the keys suffice.
-    fn splits(&self, run: &Decodes) -> usize {
-        let tiles = self.shape.kv_heads * self.group().div_ceil(HEADS) * run.count;
-        let wanted = (2 * self.card.multiprocessors).div_ceil(tiles);
-        wanted.min(run.keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX)
-    }
-
-    /// Splits of all sequences of a run at most, whatever their keys: more of them never take fewer, so that room is made once, for the largest batch.
-    fn splits_max(&self, count: usize) -> usize {
+    /// Blocks that would fill the card twice, in tiles of a sequence.
+    fn wanted(&self) -> usize {
         let tiles = self.shape.kv_heads * self.group().div_ceil(HEADS);
-        ((2 * self.card.multiprocessors).div_ceil(tiles) + count).min(SPLITS_MAX * count)
+        (2 * self.card.multiprocessors).div_ceil(tiles)
     }
 
     fn decode(&self, run: &Decodes, room: &mut Room) -> Result<(), CudaError> {
         let AttentionShape { query_heads, kv_heads, head_dim, scale } = *self.shape;
         let (card, batch, bytes) = (self.card, self.batch, self.card.value_bytes());
-        let splits = self.splits(run);
+        let splits = splits(self.wanted(), run.count, run.keys_max);
         let parts = splits * DECODE_WARPS;
-        let most = query_heads * self.splits_max(run.count) * DECODE_WARPS * (head_dim + 2);
+        let most = query_heads * splits_max(self.wanted(), run.count) * DECODE_WARPS * (head_dim + 2);
         let partial = room.parts.room(card, 4 * most)?;
         let queries = self.qkv.pointer() + (run.row * self.width() * bytes) as u64;
         let tables = batch.tables + 4 * (run.span * batch.table_width) as u64;
@@ -179,7 +172,7 @@ impl Attention<'_> {
         let keys = room.keys.room(self.card, gathered)?;
         let values = room.values.room(self.card, gathered)?;
         self.gather(chunk, keys_all, keys, values)?;
-        let most = (self.tile_values() / keys_all).max(TILE_TOKENS_MIN).min(chunk.tokens);
+        let most = tile_tokens(self.tile_scores(), chunk.tokens, keys_all);
         for kv_head in 0..kv_heads {
             let head = (kv_head * keys_all * head_dim * bytes) as u64;
             for first in (0..chunk.tokens).step_by(most) {
@@ -191,8 +184,8 @@ impl Attention<'_> {
         Ok(())
     }
 
-    /// Scores of a query head in a tile.
-    fn tile_values(&self) -> usize {
+    /// Scores of a query head in a tile, if its tokens are enough then.
+    fn tile_scores(&self) -> usize {
         TILE_BYTES / (self.group() * (4 + self.card.value_bytes()))
     }
 
@@ -224,8 +217,7 @@ impl Attention<'_> {
         let context = chunk.context + first;
         let keys = context + tokens;
         debug_assert!(keys <= tile.keys_all, "a tile ends within its chunk");
-        // No less for a longer chunk or context.
-        let most = self.tile_values().max(TILE_TOKENS_MIN * tile.keys_all).min(chunk.tokens * tile.keys_all);
+        let most = tile_scores_max(self.tile_scores(), chunk.tokens, tile.keys_all);
         let scores = room.scores.room(card, 4 * group * most)?;
         let shares = room.shares.room(card, bytes * group * most)?;
         let (row, head) = (chunk.row + first, kv_head * group * head_dim);
@@ -269,5 +261,58 @@ impl Attention<'_> {
             out: Matrices { pointer: out, row: wide, next: head_dim },
             output: Output::Element,
         })
+    }
+}
+
+/// How many blocks share each of `count` sequences: enough for `wanted` in all, if the keys suffice.
+fn splits(wanted: usize, count: usize, keys_max: usize) -> usize {
+    wanted.div_ceil(count).min(keys_max.div_ceil(KEYS_PER_SPLIT)).clamp(1, SPLITS_MAX)
+}
+
+/// Splits of so many sequences together, whatever their keys: never less for more of them, so that room is made once, for the largest batch.
+fn splits_max(wanted: usize, count: usize) -> usize {
+    (wanted + count).min(SPLITS_MAX * count)
+}
+
+/// Tokens of a tile of a chunk, a query head of which may have so many scores.
+fn tile_tokens(scores: usize, tokens: usize, keys_all: usize) -> usize {
+    (scores / keys_all).max(TILE_TOKENS_MIN).min(tokens)
+}
+
+/// Scores of a query head in any tile of a chunk: never less for more tokens or keys, for the same reason.
+fn tile_scores_max(scores: usize, tokens: usize, keys_all: usize) -> usize {
+    scores.max(TILE_TOKENS_MIN * keys_all).min(tokens * keys_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_a_decode_takes_fits_in_the_room_of_any_larger_one(
+            wanted in 1_usize..500,
+            count in 1_usize..600,
+            more in 0_usize..600,
+            keys_max in 1_usize..5000,
+        ) {
+            let room = splits_max(wanted, count + more);
+            prop_assert!(count * splits(wanted, count, keys_max) <= room);
+            prop_assert!(splits_max(wanted, count) <= room);
+        }
+
+        #[test]
+        fn what_a_tile_takes_fits_in_the_room_of_any_larger_chunk(
+            scores in 1_usize..1_000_000,
+            (tokens, more_tokens) in (1_usize..2000, 0_usize..2000),
+            (context, more_context) in (0_usize..20_000, 0_usize..20_000),
+        ) {
+            let keys_all = context + tokens;
+            let room = tile_scores_max(scores, tokens + more_tokens, keys_all + more_tokens + more_context);
+            prop_assert!(tile_tokens(scores, tokens, keys_all) * keys_all <= room);
+            prop_assert!(tile_scores_max(scores, tokens, keys_all) <= room);
+        }
     }
 }

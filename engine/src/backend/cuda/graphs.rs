@@ -3,7 +3,7 @@
 //! Batches of a kind make the same calls with the same arguments: numbers that differ lie in memory, and lengths are rounded up. The first
 //! batch of a kind runs as it is, for it may allocate; the second is recorded; from the third on the recording runs. Whatever is
 //! allocated later ends all recordings, since addresses in them may be gone. Recordings take memory of the GPU, so that only so many are kept:
-//! the kind that was not seen for longest is forgotten, and begins anew when it comes again.
+//! the kind that was not seen for longest is forgotten, and begins anew when it comes again. A trial's warm-up has kinds recorded beforehand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
