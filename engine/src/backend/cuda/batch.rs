@@ -112,8 +112,8 @@ impl Batch {
             .collect();
         let mut tiles_at = tiles(&chunks);
         let tiles = tiles_at.len() / 2;
-        // As many as there may be of so many spans and rows: a batch's description is no longer than that of a larger one.
-        tiles_at.resize(2 * (rows / FLASH_TOKENS + spans.len()), 0);
+        // A batch's description is no longer than that of a larger one.
+        tiles_at.resize(2 * tiles_max(rows, spans.len()), 0);
         let lists = [tokens, &positions, &seqs, &lengths, &tables, &described, &tiles_at];
         let first = upload.send(card, &lists)?;
         let address = |lists: &[&[u32]]| first + 4 * lists.iter().map(|list| list.len() as u64).sum::<u64>();
@@ -149,6 +149,11 @@ fn tiles(chunks: &[Chunk]) -> Vec<u32> {
     all.into_iter().flat_map(|(_, span, first)| [span as u32, first as u32]).collect()
 }
 
+/// Tiles of so many spans of so many tokens in all at most.
+fn tiles_max(rows: usize, spans: usize) -> usize {
+    rows / FLASH_TOKENS + spans
+}
+
 /// Spans of one token in runs, and the others.
 fn sorted(spans: &[Span<'_>]) -> (Vec<Decodes>, Vec<Chunk>) {
     let (mut decodes, mut chunks) = (Vec::<Decodes>::new(), Vec::new());
@@ -171,7 +176,20 @@ fn sorted(spans: &[Span<'_>]) -> (Vec<Decodes>, Vec<Chunk>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn spans_have_no_more_tiles_than_there_may_be(tokens in prop::collection::vec(1_usize..300, 1..20)) {
+            let chunk = |(span, &tokens): (usize, &usize)| Chunk { span, row: 0, tokens, context: 9 };
+            let chunks: Vec<Chunk> = tokens.iter().enumerate().map(chunk).collect();
+            let found = tiles(&chunks).len() / 2;
+            prop_assert!(found <= tiles_max(tokens.iter().sum(), tokens.len()));
+            prop_assert_eq!(found, tokens.iter().map(|tokens| tokens.div_ceil(FLASH_TOKENS)).sum::<usize>());
+        }
+    }
 
     #[test]
     fn tokens_of_decodes_side_by_side_are_one_run() {
