@@ -124,6 +124,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct RuntimeExecutor {
     workers: Workers,
+    /// What ranks compute on; without graphs where each call is timed.
     backend: BackendName,
     parallel: Parallel,
     kv: KvSpec,
