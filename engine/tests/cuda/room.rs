@@ -136,7 +136,7 @@ fn a_server_plans_with_the_type_that_the_weights_have() {
     Llama::of_two_heads(32, safetensors::Dtype::F32).write(folder.path(), false);
     let more = ["--batch-cap", "64", "--max-model-len", "200"];
     let model = folder.path().to_str().unwrap();
-    let blocks = || blocks_of(&serve(&gpu(3_000_000, 0), model, &more));
+    let blocks = || blocks_of(&serve(&gpu(10_000_000, 0), model, &more));
     let silent = blocks();
     let config = folder.path().join("config.json");
     let text = fs_err::read_to_string(&config).unwrap();
