@@ -96,15 +96,21 @@ const BETWEEN_REMOVALS: Duration = Duration::from_millis(20);
 /// Removes a tree although directories in it may have been made read-only, and although what was killed may
 /// finish its last system call, and make a file, while this goes on.
 fn remove_tree(path: &Utf8Path) -> io::Result<()> {
-    for _ in 1..REMOVALS {
+    let (mut removals, mut is_allowed) = (0, false);
+    loop {
+        removals += 1;
         match fs_err::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => allow_removal(path)?,
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => sleep(BETWEEN_REMOVALS),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_allowed => {
+                allow_removal(path)?;
+                is_allowed = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < REMOVALS => {
+                sleep(BETWEEN_REMOVALS);
+            }
             other => return other,
         }
     }
-    fs_err::remove_dir_all(path)
 }
 
 fn allow_removal(path: &Utf8Path) -> io::Result<()> {

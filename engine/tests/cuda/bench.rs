@@ -12,7 +12,7 @@ pub(crate) const PLATFORM: &str = "name: gpus\nnodes: 2\ngpus_per_node: 2\ngpu_m
 stage:\n  affine: {fixed_ms: 1, prefill_token_us: 0, decode_token_us: 0}
 cpu:\n  schedule: {ms: 0, per_sequence_ms: 0}\n  prepare: {ms: 0, per_sequence_ms: 0}
   sampler: {ms: 0, per_sequence_ms: 0}\n  process: {ms: 0, per_sequence_ms: 0}\n  driver_round_trip_ms: 0\n";
-const MODEL: &str = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
+pub(crate) const MODEL: &str = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
                      vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
 const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 2},
     "workload": {"requests": 3, "arrivals": {"kind": "static", "qps": 1000}, "lengths": {"kind": "fixed", "prompt": 30, "output": 3}},

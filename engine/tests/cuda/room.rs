@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
+use crate::bench::MODEL;
 use crate::double::Double;
 use crate::models::Llama;
 
@@ -13,8 +14,6 @@ const PLATFORM: &str = "name: one\nnodes: 1\ngpus_per_node: 1\ngpu_memory_gb: 80
     stage: {affine: {fixed_ms: 1, prefill_token_us: 0, decode_token_us: 0}}\n\
     cpu: {schedule: {ms: 0, per_sequence_ms: 0}, prepare: {ms: 0, per_sequence_ms: 0}, sampler: {ms: 0, per_sequence_ms: 0},\n      \
     process: {ms: 0, per_sequence_ms: 0}, driver_round_trip_ms: 0}\n";
-const MODEL: &str = "name: small\nfamily: llama\nhidden_size: 64\nlayers: 2\nquery_heads: 4\nkv_heads: 2\nhead_dim: 16\nffn_size: 96\n\
-                     vocab_size: 256\nparallel_attention: false\nnorms_per_layer: 2\ntied_embedding: false\n";
 const CONFIG: &str = r#"{"format": 1, "scheduler": {"policy": "sarathi", "chunk": 24, "batch_cap": 2},
     "workload": {"requests": 2, "arrivals": {"kind": "static", "qps": 1000}, "lengths": {"kind": "fixed", "prompt": 30, "output": 2}},
     "max_model_len": 64, "block_size": 16, "gpu_memory_utilization": 0.5, "time_limit_s": 60.0,
